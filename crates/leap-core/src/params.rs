@@ -1,0 +1,288 @@
+//! A model's parameters as one vector: the space that paths run through.
+
+use std::collections::HashMap;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::Error;
+
+/// The parameters of a model that are meta-learned, in a fixed order.
+///
+/// A model's trainable floating-point parameters belong to it, as far as a [`ParamGroup`] matches
+/// them; running statistics and frozen parameters do not. Parameters are known by their [`ParamId`],
+/// which clones, optimizer steps and moves between devices keep.
+#[derive(Debug)]
+pub struct ParamSpace {
+    params: Vec<SharedParam>,
+    slots: HashMap<ParamId, usize>,
+}
+
+#[derive(Debug)]
+struct SharedParam {
+    id: ParamId,
+    path: String,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl ParamSpace {
+    /// The space of those trainable parameters of `model` that `group` matches.
+    ///
+    /// # Errors
+    /// [`Error::NothingShared`] if there is none.
+    pub fn new<M: Module>(model: &M, group: &ParamGroup) -> Result<Arc<Self>, Error> {
+        struct Collect<'a> {
+            group: &'a ParamGroup,
+            path: Vec<String>,
+            params: Vec<SharedParam>,
+        }
+        impl ModuleVisitor for Collect<'_> {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_string());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let path = self.path.join(".");
+                if param.is_require_grad() && self.group.matches(&param.id, Some(&path)) {
+                    self.params.push(SharedParam {
+                        id: param.id,
+                        path,
+                        shape: param.val().dims().to_vec(),
+                        dtype: param.val().dtype(),
+                    });
+                }
+            }
+        }
+        let mut collect = Collect {
+            group,
+            path: Vec::new(),
+            params: Vec::new(),
+        };
+        model.visit(&mut collect);
+        if collect.params.is_empty() {
+            return Err(Error::NothingShared);
+        }
+        let slots = collect
+            .params
+            .iter()
+            .enumerate()
+            .map(|(slot, param)| (param.id, slot))
+            .collect();
+        Ok(Arc::new(Self {
+            params: collect.params,
+            slots,
+        }))
+    }
+
+    /// Number of scalar parameters.
+    pub fn num_params(&self) -> usize {
+        self.params
+            .iter()
+            .map(|p| p.shape.iter().product::<usize>())
+            .sum()
+    }
+
+    /// Paths of the parameters in the model, such as `encoder.blocks.0.conv.weight`.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.params.iter().map(|p| p.path.as_str())
+    }
+
+    /// The point of the space at which `model` is. The vector shares the model's memory.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if the model has lost one of the parameters.
+    pub fn point<M: Module>(self: &Arc<Self>, model: &M) -> Result<ParamVector, Error> {
+        self.read(model, None)
+    }
+
+    /// The gradients of `model`'s parameters, zero where a parameter has none. The vector shares
+    /// their memory.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if the model has lost one of the parameters.
+    pub fn gradient<M: Module>(
+        self: &Arc<Self>,
+        model: &M,
+        grads: &GradientsParams,
+    ) -> Result<ParamVector, Error> {
+        self.read(model, Some(grads))
+    }
+
+    fn read<M: Module>(
+        self: &Arc<Self>,
+        model: &M,
+        grads: Option<&GradientsParams>,
+    ) -> Result<ParamVector, Error> {
+        struct Read<'a> {
+            space: &'a ParamSpace,
+            grads: Option<&'a GradientsParams>,
+            tensors: Vec<Option<Tensor<1>>>,
+        }
+        impl ModuleVisitor for Read<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let Some(&slot) = self.space.slots.get(&param.id) else {
+                    return;
+                };
+                let tensor = match self.grads {
+                    None => param.val().inner(),
+                    Some(grads) => match grads.get::<D>(param.id) {
+                        Some(grad) => grad.inner(),
+                        None => param.val().inner().zeros_like(),
+                    },
+                };
+                self.tensors[slot] = Some(flatten(tensor));
+            }
+        }
+        let mut read = Read {
+            space: self,
+            grads,
+            tensors: vec![None; self.params.len()],
+        };
+        model.visit(&mut read);
+        let tensors = read.tensors.into_iter().zip(&self.params);
+        let tensors = tensors
+            .map(|(tensor, param)| {
+                tensor.ok_or_else(|| Error::MissingParameter {
+                    path: param.path.clone(),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(ParamVector {
+            space: self.clone(),
+            tensors,
+        })
+    }
+}
+
+/// Half-precision values are widened: a path adds up many small segments.
+fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let flat = tensor.reshape([-1]);
+    match flat.dtype() {
+        DType::F16 | DType::BF16 => flat.cast(DType::F32),
+        _ => flat,
+    }
+}
+
+/// A vector of a [`ParamSpace`]: a point, a gradient, a segment of a path.
+///
+/// It is kept as one flat tensor a parameter, outside the autodiff graph. Sums and products of
+/// vectors of different spaces panic, as do those of vectors on different devices.
+#[derive(Clone, Debug)]
+pub struct ParamVector {
+    space: Arc<ParamSpace>,
+    tensors: Vec<Tensor<1>>,
+}
+
+impl ParamVector {
+    /// The space that the vector belongs to.
+    pub fn space(&self) -> &Arc<ParamSpace> {
+        &self.space
+    }
+
+    /// Applies `f` to each parameter's flat tensor.
+    pub fn map(self, f: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
+        Self {
+            tensors: self.tensors.into_iter().map(f).collect(),
+            space: self.space,
+        }
+    }
+
+    /// Combines the flat tensors of two vectors, parameter by parameter.
+    pub fn zip(self, other: Self, mut f: impl FnMut(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Self {
+        assert!(
+            Arc::ptr_eq(&self.space, &other.space),
+            "vectors of different parameter spaces"
+        );
+        Self {
+            tensors: self
+                .tensors
+                .into_iter()
+                .zip(other.tensors)
+                .map(|(a, b)| f(a, b))
+                .collect(),
+            space: self.space,
+        }
+    }
+
+    /// The vector times a scalar on the device, of shape `[1]`.
+    pub fn scale(self, factor: &Tensor<1>) -> Self {
+        self.map(|tensor| tensor * factor.clone())
+    }
+
+    /// The inner product, of shape `[1]`, on the device.
+    pub fn dot(&self, other: &Self) -> Tensor<1> {
+        self.clone()
+            .zip(other.clone(), |a, b| (a * b).sum())
+            .tensors
+            .into_iter()
+            .reduce(|a, b| a + b)
+            .expect("a parameter space has at least one parameter")
+    }
+
+    /// The same vector on `device`.
+    pub fn to_device(self, device: &Device) -> Self {
+        self.map(|tensor| tensor.to_device(device))
+    }
+
+    /// The vector as gradients that a Burn optimizer takes.
+    pub fn into_gradients(self) -> GradientsParams {
+        /// Registers a flat tensor in the rank that its parameter has.
+        macro_rules! register {
+            ($grads:ident, $param:ident, $tensor:ident, $($rank:literal)*) => {
+                match $param.shape.len() {
+                    $($rank => {
+                        let shape: [usize; $rank] = $param.shape[..].try_into().expect("rank matched");
+                        $grads.register::<$rank>($param.id, $tensor.reshape(shape));
+                    })*
+                    rank => unreachable!("Burn has no parameters of rank {rank}"),
+                }
+            };
+        }
+        let mut grads = GradientsParams::new();
+        for (param, tensor) in self.space.params.iter().zip(self.tensors) {
+            let tensor = tensor.cast(param.dtype);
+            register!(grads, param, tensor, 1 2 3 4 5 6 7 8);
+        }
+        grads
+    }
+
+    /// All values, in the order of the space's parameters, read back from the device.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`] if the device does not deliver them.
+    pub fn to_vec(&self) -> Result<Vec<f64>, Error> {
+        let mut values = Vec::with_capacity(self.space.num_params());
+        for tensor in &self.tensors {
+            values.extend(read_back(tensor.clone())?);
+        }
+        Ok(values)
+    }
+}
+
+impl Add for ParamVector {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+}
+
+impl Sub for ParamVector {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+}
+
+/// The values of a flat tensor, on the host.
+pub(crate) fn read_back(tensor: Tensor<1>) -> Result<Vec<f64>, Error> {
+    let data = tensor
+        .try_into_data()
+        .map_err(|error| Error::ReadBack(format!("{error:?}")))?;
+    Ok(data.iter::<f64>().collect())
+}

@@ -1,0 +1,119 @@
+//! What a task is: a learning process.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::seed::{TaskRng, TaskSeed};
+use crate::TaskError;
+
+/// A learning process: it gives a loss for the model as it is now, step after step.
+///
+/// Where the loss comes from is its own affair: the next batch of a data set is one case, an agent
+/// that acts with the model in an environment before it looks back on what happened is another.
+pub trait Task<M: Module> {
+    /// The model that the task starts from, made of a fresh copy of the initialization.
+    ///
+    /// Override it to replace what is the task's own, such as a head of the task's size. Parameters
+    /// in the shared group have to stay.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn start(&mut self, init: M) -> Result<M, TaskError> {
+        Ok(init)
+    }
+
+    /// The loss of `model` at its next step.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError>;
+
+    /// How well the trained model does on what the task held back, if it holds anything back.
+    ///
+    /// `model` is in evaluation mode ([`Module::valid`]), on the task's device without autodiff.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        let _ = model;
+        Ok(None)
+    }
+}
+
+/// What a task measures at a step.
+#[derive(Clone, Debug)]
+pub struct StepLoss {
+    /// The loss to minimise, of shape `[1]`, with its autodiff graph.
+    pub loss: Tensor<1>,
+    /// The accuracy on the same data in [0, 1], of shape `[1]`, for tasks that have one.
+    pub accuracy: Option<Tensor<1>>,
+}
+
+impl From<Tensor<1>> for StepLoss {
+    fn from(loss: Tensor<1>) -> Self {
+        Self {
+            loss,
+            accuracy: None,
+        }
+    }
+}
+
+/// A trained model's scores on a task's held-out samples.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HeldOut {
+    /// Mean loss.
+    pub loss: f64,
+    /// Accuracy in [0, 1], for tasks that have one.
+    pub accuracy: Option<f64>,
+}
+
+/// A family of tasks to draw from.
+pub trait TaskSet<M: Module>: Sync {
+    /// The tasks of the family.
+    type Task: Task<M>;
+
+    /// Number of different tasks.
+    fn len(&self) -> usize;
+
+    /// Whether there is no task at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The name of task `index`, for reports.
+    fn name(&self, index: usize) -> String {
+        format!("task {index}")
+    }
+
+    /// Sets up task `index`, which is less than [`len`](TaskSet::len).
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError>;
+}
+
+/// The circumstances that a task is set up in.
+#[derive(Clone, Debug)]
+pub struct TaskContext {
+    /// Where all that is random in the task comes from.
+    pub seed: TaskSeed,
+    /// The device that the model is on, with autodiff.
+    pub device: Device,
+    /// How many steps the task will train for.
+    pub steps: usize,
+}
+
+impl TaskContext {
+    /// The task's own generator.
+    pub fn rng(&self) -> TaskRng {
+        self.seed.rng(0)
+    }
+}
+
+/// A model that maps a batch of inputs to a matrix of predictions.
+///
+/// It is what the supervised task families ask of a model; implement it for yours.
+pub trait Predict<X>: Module {
+    /// Predictions of shape `[batch, outputs]`.
+    fn predict(&self, inputs: X) -> Tensor<2>;
+}

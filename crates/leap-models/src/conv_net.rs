@@ -1,0 +1,195 @@
+//! The convolutional classifier of the Omniglot experiment: an encoder and a head.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor};
+use leap_core::Predict;
+
+use crate::ModelError;
+
+/// Settings of a [`ConvNet`]; the defaults are the paper's for Omniglot.
+#[derive(Config, Debug)]
+pub struct ConvNetConfig {
+    /// Number of classes.
+    #[config(default = 20)]
+    pub classes: usize,
+    /// Number of convolution blocks.
+    #[config(default = 4)]
+    pub layers: usize,
+    /// Number of filters in each block.
+    #[config(default = 64)]
+    pub filters: usize,
+    /// Height and width of the kernels.
+    #[config(default = 3)]
+    pub kernel_size: usize,
+    /// Rows and columns of zeros around the input of each convolution.
+    #[config(default = 1)]
+    pub padding: usize,
+    /// Whether each block ends in 2 x 2 max-pooling. Without it, what the last block gives is averaged over
+    /// the whole image.
+    #[config(default = true)]
+    pub max_pool: bool,
+    /// Whether each block normalizes its batches.
+    #[config(default = true)]
+    pub batch_norm: bool,
+    /// Channels of the images.
+    #[config(default = 1)]
+    pub channels: usize,
+    /// Height and width of the images.
+    #[config(default = "[28, 28]")]
+    pub image_size: [usize; 2],
+}
+
+/// An encoder, and a linear head on the features that it finds.
+#[derive(Module, Debug)]
+pub struct ConvNet {
+    /// From images to features.
+    pub encoder: ConvEncoder,
+    /// From features to classes.
+    pub head: Linear,
+}
+
+/// Convolution blocks, from images to a vector of features.
+#[derive(Module, Debug)]
+pub struct ConvEncoder {
+    /// The blocks, from the image on.
+    pub blocks: Vec<ConvBlock>,
+    average: bool,
+}
+
+/// Convolution, then max-pooling, batch-normalization and ReLU.
+///
+/// The paper normalizes before it pools; the authors' code pools first, and so does this one.
+#[derive(Module, Debug)]
+pub struct ConvBlock {
+    /// The convolution, with bias.
+    pub conv: Conv2d,
+    /// 2 x 2 max-pooling.
+    pub pool: Option<MaxPool2d>,
+    /// Batch-normalization.
+    pub norm: Option<BatchNorm>,
+}
+
+impl ConvNetConfig {
+    /// The model on `device`.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a size is 0, or if nothing is left of the image after the last block.
+    pub fn init(&self, device: &Device) -> Result<ConvNet, ModelError> {
+        let features = self.features()?;
+        let block = |i: usize| {
+            let channels = if i == 0 { self.channels } else { self.filters };
+            let p = self.padding;
+            ConvBlock {
+                conv: Conv2dConfig::new([channels, self.filters], [self.kernel_size; 2])
+                    .with_padding(PaddingConfig2d::Explicit(p, p, p, p))
+                    .init(device),
+                pool: self
+                    .max_pool
+                    .then(|| MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init()),
+                norm: self
+                    .batch_norm
+                    .then(|| BatchNormConfig::new(self.filters).init(device)),
+            }
+        };
+        Ok(ConvNet {
+            encoder: ConvEncoder {
+                blocks: (0..self.layers).map(block).collect(),
+                average: !self.max_pool,
+            },
+            head: LinearConfig::new(features, self.classes).init(device),
+        })
+    }
+
+    /// Number of features that the encoder finds.
+    fn features(&self) -> Result<usize, ModelError> {
+        let sizes = [
+            self.classes,
+            self.layers,
+            self.filters,
+            self.kernel_size,
+            self.channels,
+            self.image_size[0],
+            self.image_size[1],
+        ];
+        if sizes.contains(&0) {
+            return Err(ModelError::new(format!("no size of a ConvNet may be 0: {self}")));
+        }
+        let mut size = self.image_size;
+        for layer in 0..self.layers {
+            for side in &mut size {
+                *side = (*side + 2 * self.padding + 1).saturating_sub(self.kernel_size);
+                if self.max_pool {
+                    *side /= 2;
+                }
+                if *side == 0 {
+                    let [height, width] = self.image_size;
+                    return Err(ModelError::new(format!(
+                        "nothing is left of an image of {height} x {width} after block {} of {}",
+                        layer + 1,
+                        self.layers
+                    )));
+                }
+            }
+        }
+        let pixels = if self.max_pool { size[0] * size[1] } else { 1 };
+        Ok(self.filters * pixels)
+    }
+}
+
+impl ConvNet {
+    /// From images of shape `[batch, channels, height, width]` to logits of shape `[batch, classes]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        self.head.forward(self.encoder.forward(images))
+    }
+
+    /// The same encoder with a new head for `classes` classes, as a task with its own classes needs it.
+    ///
+    /// The head is drawn by Burn; [`leap_core::redraw`] draws it from a seed.
+    pub fn with_new_head(self, classes: usize) -> Self {
+        let [features, _] = self.head.weight.dims();
+        let device = self.head.weight.device();
+        Self {
+            head: LinearConfig::new(features, classes).init(&device),
+            ..self
+        }
+    }
+}
+
+impl ConvEncoder {
+    /// From images of shape `[batch, channels, height, width]` to features of shape `[batch, features]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = self
+            .blocks
+            .iter()
+            .fold(images, |x, block| block.forward(x));
+        match self.average {
+            true => x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2),
+            false => x.flatten(1, 3),
+        }
+    }
+}
+
+impl ConvBlock {
+    /// From `[batch, channels, height, width]` to `[batch, filters, height', width']`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut x = self.conv.forward(x);
+        if let Some(pool) = &self.pool {
+            x = pool.forward(x);
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(x);
+        }
+        relu(x)
+    }
+}
+
+impl Predict<Tensor<4>> for ConvNet {
+    fn predict(&self, images: Tensor<4>) -> Tensor<2> {
+        self.forward(images)
+    }
+}

@@ -1,0 +1,94 @@
+//! Random rotations, scalings and shifts.
+
+use burn::config::Config;
+use rand::Rng;
+
+/// A random affine change of an image, with the distribution of the authors' code (torchvision's
+/// `RandomAffine` on PIL images, nearest neighbour).
+///
+/// What comes into the image from outside is 0.
+#[derive(Config, Debug, PartialEq)]
+pub struct RandomAffine {
+    /// Rotation in degrees, drawn uniformly from this range.
+    #[config(default = "[0.0, 360.0]")]
+    pub degrees: [f64; 2],
+    /// Shift in each direction, of up to this share of the side, in whole pixels.
+    #[config(default = 0.2)]
+    pub shift: f64,
+    /// Scale, drawn uniformly from this range.
+    #[config(default = "[0.8, 1.2]")]
+    pub scale: [f64; 2],
+}
+
+impl RandomAffine {
+    /// Appends the changed `image`, a square with sides of `size` pixels in rows, to `out`.
+    pub(super) fn apply(&self, image: &[u8], size: usize, rng: &mut impl Rng, out: &mut Vec<f32>) {
+        let angle = rng.random_range(self.degrees[0]..=self.degrees[1]).to_radians();
+        let most = self.shift * size as f64;
+        let mut shift = || rng.random_range(-most..=most).round();
+        let (shift_x, shift_y) = (shift(), shift());
+        let scale = rng.random_range(self.scale[0]..=self.scale[1]);
+
+        // From the centre of a pixel of the result back to a place in the image.
+        let (sin, cos) = (angle.sin() / scale, angle.cos() / scale);
+        let centre = size as f64 / 2.0;
+        let inside = |v: f64| (v >= 0.0 && v < size as f64).then_some(v as usize);
+        for row in 0..size {
+            let dy = row as f64 + 0.5 - centre - shift_y;
+            for column in 0..size {
+                let dx = column as f64 + 0.5 - centre - shift_x;
+                let x = inside(cos * dx + sin * dy + centre);
+                let y = inside(cos * dy - sin * dx + centre);
+                let pixel = match (x, y) {
+                    (Some(x), Some(y)) => image[y * size + x],
+                    _ => 0,
+                };
+                out.push(f32::from(pixel));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leap_core::run_rng;
+
+    fn apply(affine: &RandomAffine, image: &[u8], size: usize) -> Vec<f32> {
+        let mut out = Vec::new();
+        affine.apply(image, size, &mut run_rng(0, 0), &mut out);
+        out
+    }
+
+    #[test]
+    fn known_changes() {
+        let none = RandomAffine::new()
+            .with_degrees([0.0, 0.0])
+            .with_shift(0.0)
+            .with_scale([1.0, 1.0]);
+        let image = [1, 0, 0, 0, 0, 1, 0, 0, 0];
+        assert_eq!(apply(&none, &image, 3), image.map(f32::from));
+        // A positive angle turns clockwise where rows go down: the corner (0, 0) goes to the right.
+        let quarter = none.clone().with_degrees([90.0, 90.0]);
+        assert_eq!(
+            apply(&quarter, &image, 3),
+            [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        );
+        let half = none.with_scale([0.5, 0.5]);
+        let shrunk = apply(&half, &[1; 16], 4);
+        assert_eq!(shrunk.iter().sum::<f32>(), 4.0);
+        assert_eq!(shrunk[5], 1.0);
+    }
+
+    #[test]
+    fn most_of_a_random_image_stays() {
+        let image = [1; 28 * 28];
+        let mut out = Vec::new();
+        let mut rng = run_rng(1, 0);
+        for _ in 0..200 {
+            RandomAffine::new().apply(&image, 28, &mut rng, &mut out);
+        }
+        let mean = out.iter().sum::<f32>() / out.len() as f32;
+        assert!((0.6..0.9).contains(&mean), "{mean}");
+    }
+}

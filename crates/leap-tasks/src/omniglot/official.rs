@@ -1,0 +1,191 @@
+//! Reading the official files: `…/ALPHABET/CHARACTER/DRAWING.png`, zipped or unpacked.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use super::OmniglotError;
+use super::data::{Alphabet, Character, Drawing};
+
+/// Drawings by alphabet, character and file name, so that their order depends on names alone.
+type Tree = BTreeMap<String, BTreeMap<String, BTreeMap<String, Drawing>>>;
+
+/// The official images have 1.5 kB at most.
+const LARGEST_IMAGE: u64 = 1 << 24;
+
+pub(super) fn load(
+    paths: &[impl AsRef<Path>],
+    size: usize,
+) -> Result<Vec<Alphabet>, OmniglotError> {
+    let mut tree = Tree::new();
+    for path in paths {
+        let path = path.as_ref();
+        match path.is_dir() {
+            true => add_folder(&mut tree, path, size)?,
+            false => add_zip(&mut tree, path, size)?,
+        }
+    }
+    let alphabets = tree.into_iter().map(|(name, characters)| Alphabet {
+        name,
+        characters: characters
+            .into_iter()
+            .map(|(name, drawings)| Character {
+                name,
+                drawings: drawings.into_values().collect(),
+            })
+            .collect(),
+    });
+    Ok(alphabets.collect())
+}
+
+fn add_zip(tree: &mut Tree, path: &Path, size: usize) -> Result<(), OmniglotError> {
+    let wrong = |reason: String| OmniglotError::new(path, reason);
+    let file = File::open(path).map_err(|e| wrong(e.to_string()))?;
+    let mut zip = zip::ZipArchive::new(BufReader::new(file))
+        .map_err(|e| wrong(format!("not a sound zip file: {e}")))?;
+    let before = count(tree);
+    for i in 0..zip.len() {
+        let entry = zip.by_index(i).map_err(|e| wrong(e.to_string()))?;
+        let name = entry.name().to_string();
+        if entry.is_file() && name.ends_with(".png") {
+            let mut bytes = Vec::new();
+            entry
+                .take(LARGEST_IMAGE)
+                .read_to_end(&mut bytes)
+                .map_err(|e| wrong(format!("{name}: {e}")))?;
+            add(tree, Path::new(&name), &bytes, size).map_err(|e| wrong(format!("{name}: {e}")))?;
+        }
+    }
+    some_added(tree, before).map_err(wrong)
+}
+
+fn add_folder(tree: &mut Tree, folder: &Path, size: usize) -> Result<(), OmniglotError> {
+    let before = count(tree);
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        let wrong = |e: std::io::Error| OmniglotError::new(&folder, e.to_string());
+        for entry in std::fs::read_dir(&folder).map_err(wrong)? {
+            let path: PathBuf = entry.map_err(wrong)?.path();
+            let wrong = |reason: String| OmniglotError::new(&path, reason);
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "png") {
+                let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
+                add(tree, &path, &bytes, size).map_err(wrong)?;
+            }
+        }
+    }
+    some_added(tree, before).map_err(|reason| OmniglotError::new(folder, reason))
+}
+
+/// Adds the drawing that lies at `path`.
+fn add(tree: &mut Tree, path: &Path, bytes: &[u8], size: usize) -> Result<(), String> {
+    let mut names = path.iter().rev().map(|name| name.to_str());
+    let (Some(Some(file)), Some(Some(character)), Some(Some(alphabet))) =
+        (names.next(), names.next(), names.next())
+    else {
+        return Err("it does not lie in a folder ALPHABET/CHARACTER".into());
+    };
+    let image = image::load_from_memory_with_format(bytes, image::ImageFormat::Png)
+        .map_err(|e| format!("not a sound PNG image: {e}"))?
+        .into_luma8();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let pixels: Vec<u8> = (0..size * size)
+        .map(|i| {
+            // Nearest neighbour as PIL has it: the source pixel at the centre of the target's.
+            let at = |i: usize, side: usize| ((2 * i + 1) * side / (2 * size)) as u32;
+            let pixel = image.get_pixel(at(i % size, width), at(i / size, height));
+            u8::from(pixel.0[0] >= 128)
+        })
+        .collect();
+    let drawings = tree
+        .entry(alphabet.to_string())
+        .or_default()
+        .entry(character.to_string())
+        .or_default();
+    match drawings.insert(file.to_string(), Drawing::from_pixels(pixels.into_iter())) {
+        None => Ok(()),
+        Some(_) => Err(format!("{alphabet}/{character}/{file} was there already")),
+    }
+}
+
+fn count(tree: &Tree) -> usize {
+    let characters = tree.values().flat_map(|characters| characters.values());
+    characters.map(|drawings| drawings.len()).sum()
+}
+
+fn some_added(tree: &Tree, before: usize) -> Result<(), String> {
+    match count(tree) > before {
+        true => Ok(()),
+        false => Err("there are no drawings ALPHABET/CHARACTER/DRAWING.png in it".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Omniglot;
+    use std::io::Write;
+
+    fn png(size: u32, ink: impl Fn(u32, u32) -> bool) -> Vec<u8> {
+        let image = image::GrayImage::from_fn(size, size, |x, y| {
+            image::Luma([if ink(x, y) { 0 } else { 255 }])
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn zip(path: &std::path::Path, files: &[(&str, &[u8])]) {
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+        for (name, bytes) in files {
+            let options = zip::write::SimpleFileOptions::default();
+            zip.start_file(*name, options).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap();
+    }
+
+    #[test]
+    fn zips_and_folders_are_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = png(105, |x, y| x < 52 && y < 10);
+        let file = dir.path().join("images.zip");
+        zip(&file, &[("images/Greek/character01/0001_01.png", &image)]);
+        let folder = dir.path().join("images/Greek/character01");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("0001_01.png"), &image).unwrap();
+
+        let zipped = Omniglot::load(&[&file], 28).unwrap();
+        let unpacked = Omniglot::load(&[dir.path().join("images")], 28).unwrap();
+        assert_eq!(zipped, unpacked);
+        assert_eq!(zipped.alphabets()[0].name, "Greek");
+        // 28 columns take the pixels 1, 5, 9, … 103: fourteen are left of 52; 0, 1, 2 are above 10.
+        let drawing = &zipped.alphabets()[0].characters[0].drawings[0];
+        let ink = drawing.pixels(784).filter(|p| *p == 0).count();
+        assert_eq!(ink, 14 * 3);
+        assert_eq!(Omniglot::load(&[&file], 105).unwrap().size(), 105);
+    }
+
+    #[test]
+    fn wrong_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("images.zip");
+        let error = || Omniglot::load(&[&file], 28).unwrap_err().to_string();
+        assert!(error().contains("images.zip"));
+        std::fs::write(&file, "no zip").unwrap();
+        assert!(error().contains("images.zip: not a sound zip file"), "{}", error());
+        zip(&file, &[("Greek/character01/a.png", b"no image")]);
+        assert!(error().contains("a.png: not a sound PNG image"), "{}", error());
+        zip(&file, &[("a.png", &png(3, |_, _| false))]);
+        assert!(error().contains("does not lie in a folder"), "{}", error());
+        zip(&file, &[("readme.txt", b"")]);
+        assert!(error().contains("no drawings"), "{}", error());
+        let twice = Omniglot::load(&[dir.path()], 28).unwrap_err().to_string();
+        assert!(twice.contains("no drawings"), "{twice}");
+        zip(&file, &[("Greek/character01/a.png", &png(3, |_, _| false))]);
+        let twice = Omniglot::load(&[&file, &file], 28).unwrap_err().to_string();
+        assert!(twice.contains("was there already"), "{twice}");
+        assert!(Omniglot::load(&[&file], 0).is_err());
+    }
+}
