@@ -1,1 +1,161 @@
-//! wip
+//! What the tests share: devices, and golden files with their tasks.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
+use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use leap_core::{InnerLoop, Predict, StepLoss, Task, TaskContext, TaskError, TaskSet};
+use safetensors::SafeTensors;
+
+/// The CPU devices, with autodiff.
+pub fn cpu_devices() -> Vec<(&'static str, Device)> {
+    ["flex", "ndarray"]
+        .into_iter()
+        .map(|name| (name, leap_core::device(name).expect("built in").autodiff()))
+        .collect()
+}
+
+/// The folder of golden files made by the authors' code: `LEAP_GOLDEN`, or `../shared/golden` beside the
+/// repository.
+///
+/// Where there is none, the tests that need it fail in CI (`CI=true`); elsewhere they say loudly that
+/// they were left out, and `None` comes back.
+pub fn authors_golden() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/golden");
+    let folder = std::env::var_os("LEAP_GOLDEN").map_or(beside, PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    let message = format!(
+        "NOT TESTED against the authors' code: there are no golden files in {} \
+         (set LEAP_GOLDEN to their folder)",
+        folder.display()
+    );
+    assert!(std::env::var_os("CI").is_none(), "{message}");
+    eprintln!("\n*** {message} ***\n");
+    None
+}
+
+/// A golden file: what tasks are trained on, and what comes out. It has PyTorch's names and layouts.
+pub struct Golden {
+    bytes: Vec<u8>,
+    /// Patterns of PyTorch's names, and the paths of our models that stand for them.
+    names: Vec<(&'static str, &'static str)>,
+}
+
+impl Golden {
+    /// Reads the file at `path`.
+    pub fn open(path: &Path, names: &[(&'static str, &'static str)]) -> Self {
+        Self {
+            bytes: std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+            names: names.to_vec(),
+        }
+    }
+
+    /// Whether there is a tensor whose name starts with `prefix`.
+    pub fn has(&self, prefix: &str) -> bool {
+        let file = SafeTensors::deserialize(&self.bytes).expect("a sound file");
+        file.names().iter().any(|name| name.starts_with(prefix))
+    }
+
+    /// Values and shape of a tensor of numbers.
+    pub fn values(&self, key: &str) -> (Vec<f32>, Vec<usize>) {
+        let file = SafeTensors::deserialize(&self.bytes).expect("a sound file");
+        let view = file.tensor(key).unwrap_or_else(|e| panic!("{key}: {e}"));
+        let words = view.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+        let values = match view.dtype() {
+            safetensors::Dtype::F32 => words.map(f32::from_le_bytes).collect(),
+            safetensors::Dtype::I32 => words.map(|b| i32::from_le_bytes(b) as f32).collect(),
+            other => panic!("{key} has numbers of type {other:?}"),
+        };
+        (values, view.shape().to_vec())
+    }
+
+    /// `model` with the tensors below `prefix` as its parameters, which may be gradients.
+    pub fn load<M: Module>(&self, mut model: M, prefix: &str) -> M {
+        let mut store = SafetensorsStore::from_bytes(Some(self.bytes.clone()))
+            .with_from_adapter(PyTorchToBurnAdapter)
+            .allow_partial(true);
+        for (name, path) in &self.names {
+            store = store.with_key_remapping(format!("^{prefix}/{name}\\."), format!("{path}."));
+        }
+        let result = model.load_from(&mut store).expect("the file fits the model");
+        let is_statistic = |path: &str| path.contains("running_"); // which no gradient has
+        assert!(result.errors.is_empty(), "{result:?}");
+        assert!(result.missing.iter().all(|m| is_statistic(&m.0)), "{result:?}");
+        model
+    }
+
+    /// The inner loop of an optimizer of the file, by its name there.
+    pub fn inner_loop(&self, optimizer: &str, steps: usize) -> InnerLoop {
+        let (optimizer, lr): (ModuleOptimizer, f64) = match optimizer {
+            "sgd" => (SgdConfig::new().init(), 0.1),
+            "momentum" => {
+                let momentum = MomentumConfig::new().with_momentum(0.9).with_dampening(0.0);
+                (SgdConfig::new().with_momentum(Some(momentum)).init(), 0.05)
+            }
+            "adam" => (AdamConfig::new().with_epsilon(1e-3).init(), 0.01),
+            other => panic!("no optimizer {other}"),
+        };
+        InnerLoop::new(steps, optimizer, lr)
+    }
+
+    /// Number of tasks, and of batches a task.
+    pub fn size(&self) -> (usize, usize) {
+        let tasks = (0..).take_while(|t| self.has(&format!("task{t}/x"))).count();
+        (tasks, self.values("task0/x").1[0])
+    }
+}
+
+/// The tasks of a golden file, with inputs of rank `D`.
+pub struct GoldenTasks<'a, const D: usize>(pub &'a Golden);
+
+/// A task of a golden file: its batches, one after the other.
+pub struct GoldenTask<const D: usize> {
+    batches: std::vec::IntoIter<(Tensor<D>, Tensor<1, Int>)>,
+}
+
+impl<M: Predict<Tensor<D>>, const D: usize> TaskSet<M> for GoldenTasks<'_, D> {
+    type Task = GoldenTask<D>;
+
+    fn len(&self) -> usize {
+        self.0.size().0
+    }
+
+    fn task(&self, index: usize, context: &TaskContext) -> Result<GoldenTask<D>, TaskError> {
+        Ok(self.get(index, &context.device))
+    }
+}
+
+impl<const D: usize> GoldenTasks<'_, D> {
+    /// Task `index` on `device`.
+    pub fn get(&self, index: usize, device: &Device) -> GoldenTask<D> {
+        let (x, shape) = self.0.values(&format!("task{index}/x"));
+        let (y, _) = self.0.values(&format!("task{index}/y"));
+        let batch: [usize; D] = shape[1..].try_into().expect("inputs of rank D");
+        let xs = x.chunks_exact(batch.iter().product());
+        let batches = xs.zip(y.chunks_exact(batch[0])).map(|(x, y)| {
+            let y: Vec<i32> = y.iter().map(|y| *y as i32).collect();
+            (
+                Tensor::from_data(TensorData::new(x.to_vec(), batch), device),
+                Tensor::from_data(TensorData::new(y, [batch[0]]), device),
+            )
+        });
+        let batches: Vec<_> = batches.collect();
+        GoldenTask {
+            batches: batches.into_iter(),
+        }
+    }
+}
+
+impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for GoldenTask<D> {
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
+        let (x, y) = self.batches.next().ok_or("the golden batches are used up")?;
+        let loss = CrossEntropyLossConfig::new().init(&x.device());
+        Ok(loss.forward(model.predict(x), y).into())
+    }
+}

@@ -103,7 +103,7 @@ impl MetaGradient {
     pub fn add(&mut self, gradient: ParamVector) -> Result<(), Error> {
         self.sum = Some(match self.sum.take() {
             None => gradient,
-            Some(sum) if !Arc::ptr_eq(sum.space(), gradient.space()) => {
+            Some(sum) if sum.space() != gradient.space() => {
                 self.sum = Some(sum);
                 return Err(Error::SpaceMismatch);
             }

@@ -21,7 +21,7 @@ pub struct ParamSpace {
     slots: HashMap<ParamId, usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct SharedParam {
     id: ParamId,
     path: String,
@@ -169,6 +169,13 @@ fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     }
 }
 
+/// Two spaces are equal if they have the same parameters in the same order.
+impl PartialEq for ParamSpace {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.params == other.params
+    }
+}
+
 /// A vector of a [`ParamSpace`]: a point, a gradient, a segment of a path.
 ///
 /// It is kept as one flat tensor a parameter, outside the autodiff graph. Sums and products of
@@ -196,7 +203,7 @@ impl ParamVector {
     /// Combines the flat tensors of two vectors, parameter by parameter.
     pub fn zip(self, other: Self, mut f: impl FnMut(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Self {
         assert!(
-            Arc::ptr_eq(&self.space, &other.space),
+            self.space == other.space,
             "vectors of different parameter spaces"
         );
         Self {

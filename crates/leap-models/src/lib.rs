@@ -73,7 +73,7 @@ mod tests {
         let device = Device::flex();
         let net = ConvNetConfig::new().init(&device).unwrap();
         let group = ParamGroup::from_predicate("head");
-        let draw = |seed| leap_core::redraw(net.clone(), &group, &mut leap_core::run_rng(seed, 0));
+        let draw = |seed| leap_core::redraw(net.clone(), &group, &mut leap_core::run_rng(seed, "head"));
         let (a, b, c) = (draw(1), draw(1), draw(2));
         let weight = |net: &ConvNet| net.head.weight.val().into_data();
         assert_eq!(weight(&a), weight(&b));

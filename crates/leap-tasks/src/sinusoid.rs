@@ -45,7 +45,7 @@ impl<M: Predict<Tensor<2>>> TaskSet<M> for Sinusoids {
     }
 
     fn task(&self, index: usize, context: &TaskContext) -> Result<Sinusoid, TaskError> {
-        let mut rng = run_rng(self.seed, index as u64);
+        let mut rng = run_rng(self.seed, &format!("sinusoid {index}"));
         Ok(Sinusoid {
             amplitude: rng.random_range(0.1..=5.0),
             phase: rng.random_range(0.0..=PI),

@@ -56,7 +56,7 @@ mod tests {
 
     fn apply(affine: &RandomAffine, image: &[u8], size: usize) -> Vec<f32> {
         let mut out = Vec::new();
-        affine.apply(image, size, &mut run_rng(0, 0), &mut out);
+        affine.apply(image, size, &mut run_rng(0, "test"), &mut out);
         out
     }
 
@@ -84,7 +84,7 @@ mod tests {
     fn most_of_a_random_image_stays() {
         let image = [1; 28 * 28];
         let mut out = Vec::new();
-        let mut rng = run_rng(1, 0);
+        let mut rng = run_rng(1, "test");
         for _ in 0..200 {
             RandomAffine::new().apply(&image, 28, &mut rng, &mut out);
         }

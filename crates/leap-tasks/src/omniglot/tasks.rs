@@ -95,7 +95,7 @@ impl OmniglotTasksConfig {
                 ));
             }
         }
-        order.shuffle(&mut run_rng(self.seed, 0));
+        order.shuffle(&mut run_rng(self.seed, "split"));
         let (test, rest) = order.split_at(self.test_alphabets);
         let (train, validation) = rest.split_at(self.train_alphabets);
         let set = |alphabets: &[usize]| OmniglotTasks {
@@ -114,9 +114,9 @@ impl OmniglotTasksConfig {
     }
 
     fn pick_characters(&self, data: &Omniglot, alphabet: usize) -> Vec<usize> {
-        let mut rng = run_rng(self.seed, 1 + alphabet as u64);
-        let characters = data.alphabets()[alphabet].characters.len();
-        let mut picks: Vec<usize> = (0..characters).collect();
+        let alphabet = &data.alphabets()[alphabet];
+        let mut rng = run_rng(self.seed, &format!("characters of {}", alphabet.name));
+        let mut picks: Vec<usize> = (0..alphabet.characters.len()).collect();
         picks.shuffle(&mut rng);
         picks.truncate(self.classes);
         picks
