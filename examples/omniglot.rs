@@ -178,7 +178,8 @@ struct MetaStepMetrics {
 fn main() -> Result<()> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let args = Args::parse();
-    let or = |given: Option<usize>, paper, quick| given.unwrap_or([paper, quick][args.quick as usize]);
+    let or =
+        |given: Option<usize>, paper, quick| given.unwrap_or([paper, quick][args.quick as usize]);
 
     let seed = args.seed;
     let model = ConvNetConfig::new()
@@ -249,7 +250,10 @@ fn main() -> Result<()> {
         .with_task_steps(config.task_steps)
         .with_task_optimizer(optimizer(args.task_optimizer), args.task_lr)
         .with_meta_optimizer(optimizer(args.meta_optimizer), args.meta_lr)
-        .with_checkpoints(Checkpoints::new(folder.join("checkpoints"), args.checkpoint_every));
+        .with_checkpoints(Checkpoints::new(
+            folder.join("checkpoints"),
+            args.checkpoint_every,
+        ));
     if args.own_head {
         trainer = trainer.with_shared(ParamGroup::from_predicate("encoder"));
     }
@@ -277,7 +281,10 @@ fn main() -> Result<()> {
         progress.advance(&describe(&summary));
         if interrupted.load(Ordering::Relaxed) {
             run.save_checkpoint()?;
-            println!("ended after meta-step {}; --resume goes on", run.meta_step());
+            println!(
+                "ended after meta-step {}; --resume goes on",
+                run.meta_step()
+            );
             std::process::exit(130);
         }
     }
@@ -289,7 +296,10 @@ fn main() -> Result<()> {
         .map_err(|e| anyhow::anyhow!("{}: {e:?}", path.display()))?;
 
     // Held-out alphabets: the same batches from scratch and from Leap's initialization.
-    println!("Learning {} held-out alphabets …", tasks.test.names().count());
+    println!(
+        "Learning {} held-out alphabets …",
+        tasks.test.names().count()
+    );
     let from_scratch = trainer.evaluate(&scratch, &tasks.test, &lanes)?;
     let from_leap = trainer.evaluate(&init, &tasks.test, &lanes)?;
     print_table(&from_scratch, &from_leap);
@@ -310,14 +320,23 @@ fn main() -> Result<()> {
             entry("scratch", &from_scratch, 0, 0.0),
         ],
     )?;
-    folder.write_json("held_out.json", &[("leap", &from_leap), ("scratch", &from_scratch)])?;
+    folder.write_json(
+        "held_out.json",
+        &[("leap", &from_leap), ("scratch", &from_scratch)],
+    )?;
     draw_curves(
         &folder.join("curves.svg"),
         "Learning held-out alphabets",
-        &[("Leap", from_leap.curve()), ("from scratch", from_scratch.curve())],
+        &[
+            ("Leap", from_leap.curve()),
+            ("from scratch", from_scratch.curve()),
+        ],
     )
     .context("the learning curves could not be drawn")?;
-    println!("Curves, tables and the initialization are in {}", out.display());
+    println!(
+        "Curves, tables and the initialization are in {}",
+        out.display()
+    );
     Ok(())
 }
 

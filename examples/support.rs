@@ -107,7 +107,9 @@ impl RunFolder {
             bail!("{shown} is not empty, and not a run of this program");
         }
         fs::create_dir_all(path).with_context(|| format!("{shown} cannot be made"))?;
-        let folder = Self { path: path.to_path_buf() };
+        let folder = Self {
+            path: path.to_path_buf(),
+        };
         folder.write_json("config.json", config)?;
         Ok(folder)
     }
@@ -194,7 +196,11 @@ pub fn draw_curves(path: &Path, title: &str, curves: &[(&str, LearningCurve)]) -
             .y_desc(name)
             .draw()?;
         for (i, (label, curve)) in curves.iter().enumerate() {
-            let colour = [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(90, 90, 90)][i % 3];
+            let colour = [
+                RGBColor(0, 90, 181),
+                RGBColor(220, 50, 32),
+                RGBColor(90, 90, 90),
+            ][i % 3];
             let points = pick(curve).iter().enumerate();
             chart
                 .draw_series(LineSeries::new(
@@ -202,7 +208,9 @@ pub fn draw_curves(path: &Path, title: &str, curves: &[(&str, LearningCurve)]) -
                     colour.stroke_width(2),
                 ))?
                 .label(*label)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
+                });
         }
         let corner = match name {
             "accuracy" => SeriesLabelPosition::UpperLeft,

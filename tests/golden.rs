@@ -28,7 +28,9 @@ const CONV_NAMES: [(&str, &str); 5] = [
 fn variants() -> impl Iterator<Item = (String, Leap)> {
     let flags = [false, true];
     let all = flags.into_iter().flat_map(move |energy| {
-        flags.into_iter().flat_map(move |loss| flags.into_iter().map(move |stab| (energy, loss, stab)))
+        flags
+            .into_iter()
+            .flat_map(move |loss| flags.into_iter().map(move |stab| (energy, loss, stab)))
     });
     all.map(|(energy, loss, stabilizer)| {
         let name = format!(
@@ -38,7 +40,13 @@ fn variants() -> impl Iterator<Item = (String, Leap)> {
             if stabilizer { "stab" } else { "nostab" },
         );
         let norm = if energy { Norm::Energy } else { Norm::Length };
-        (name, Leap::new().with_norm(norm).with_loss(loss).with_stabilizer(stabilizer))
+        (
+            name,
+            Leap::new()
+                .with_norm(norm)
+                .with_loss(loss)
+                .with_stabilizer(stabilizer),
+        )
     })
 }
 
@@ -50,7 +58,12 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Every meta-gradient and every loss of a golden file.
-fn check<M: Predict<Tensor<D>>, const D: usize>(what: &str, golden: &Golden, empty: M, device: &Device) {
+fn check<M: Predict<Tensor<D>>, const D: usize>(
+    what: &str,
+    golden: &Golden,
+    empty: M,
+    device: &Device,
+) {
     let init = golden.load(empty, "init");
     let all = ParamGroup::all();
     let space = ParamSpace::new(&init, &all).unwrap();
@@ -63,7 +76,9 @@ fn check<M: Predict<Tensor<D>>, const D: usize>(what: &str, golden: &Golden, emp
             for task in 0..tasks {
                 let mut path = leap.path(&space);
                 let mut batches = GoldenTasks::<D>(golden).get(task, device);
-                let (model, curve) = inner.run(task_copy(&init), &mut batches, &mut path).unwrap();
+                let (model, curve) = inner
+                    .run(task_copy(&init), &mut batches, &mut path)
+                    .unwrap();
                 let losses = golden.values(&format!("losses/{optimizer}/task{task}")).0;
                 for (step, (ours, theirs)) in curve.loss.iter().zip(&losses).enumerate() {
                     assert!(
@@ -81,9 +96,15 @@ fn check<M: Predict<Tensor<D>>, const D: usize>(what: &str, golden: &Golden, emp
             let mean = space.gradient(&init, &mean).unwrap().to_vec().unwrap();
             let key = format!("leap/{optimizer}/{variant}");
             let theirs = golden.load(init.clone(), &key);
-            let theirs = ParamSpace::new(&theirs, &all).unwrap().point(&theirs).unwrap();
+            let theirs = ParamSpace::new(&theirs, &all)
+                .unwrap()
+                .point(&theirs)
+                .unwrap();
             let error = distance(&mean, &theirs.to_vec().unwrap());
-            assert!(error < TOLERANCE, "{what} {key}: off by {error:e} of its norm");
+            assert!(
+                error < TOLERANCE,
+                "{what} {key}: off by {error:e} of its norm"
+            );
             worst = worst.max(error);
         }
     }
@@ -114,16 +135,25 @@ fn own_golden() -> Golden {
 
 #[test]
 fn mlp_is_the_authors() {
-    let Some(folder) = authors_golden() else { return };
+    let Some(folder) = authors_golden() else {
+        return;
+    };
     let golden = Golden::open(&folder.join("mlp.safetensors"), &MLP_NAMES);
     for (name, device) in cpu_devices() {
-        check::<_, 2>(&format!("mlp on {name}"), &golden, mlp(&golden, &device), &device);
+        check::<_, 2>(
+            &format!("mlp on {name}"),
+            &golden,
+            mlp(&golden, &device),
+            &device,
+        );
     }
 }
 
 #[test]
 fn conv_is_the_authors() {
-    let Some(folder) = authors_golden() else { return };
+    let Some(folder) = authors_golden() else {
+        return;
+    };
     let golden = Golden::open(&folder.join("conv.safetensors"), &CONV_NAMES);
     for (name, device) in cpu_devices() {
         check::<_, 4>(&format!("conv on {name}"), &golden, conv(&device), &device);
@@ -134,7 +164,12 @@ fn conv_is_the_authors() {
 fn mlp_is_our_own_float64_computation() {
     let golden = own_golden();
     for (name, device) in cpu_devices() {
-        check::<_, 2>(&format!("own mlp on {name}"), &golden, mlp(&golden, &device), &device);
+        check::<_, 2>(
+            &format!("own mlp on {name}"),
+            &golden,
+            mlp(&golden, &device),
+            &device,
+        );
     }
 }
 
@@ -147,7 +182,10 @@ fn energy_without_loss_is_reptile() {
     for (name, device) in cpu_devices() {
         let init = golden.load(mlp(&golden, &device), "init");
         let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
-        let leap = Leap::new().with_norm(Norm::Energy).with_loss(false).with_stabilizer(false);
+        let leap = Leap::new()
+            .with_norm(Norm::Energy)
+            .with_loss(false)
+            .with_stabilizer(false);
         for optimizer in ["sgd", "momentum", "adam"] {
             for task in 0..tasks {
                 let batches = GoldenTasks::<2>(&golden);
@@ -161,11 +199,18 @@ fn energy_without_loss_is_reptile() {
                 let inner = golden.inner_loop(optimizer, steps - 1);
                 let mut unused = leap.path(&space);
                 let (last, _) = inner
-                    .run(task_copy(&init), &mut batches.get(task, &device), &mut unused)
+                    .run(
+                        task_copy(&init),
+                        &mut batches.get(task, &device),
+                        &mut unused,
+                    )
                     .unwrap();
                 let reptile = space.point(&init).unwrap() - space.point(&last).unwrap();
                 let error = distance(&ours, &reptile.to_vec().unwrap());
-                assert!(error < 1e-6, "{name} {optimizer} task {task}: off by {error:e}");
+                assert!(
+                    error < 1e-6,
+                    "{name} {optimizer} task {task}: off by {error:e}"
+                );
             }
         }
     }
@@ -183,11 +228,16 @@ fn a_meta_step_moves_by_the_golden_meta_gradient() {
             .with_task_steps(steps)
             .with_meta_optimizer(SgdConfig::new().init(), 1.0);
         let lanes = Lanes::threads(&device, 2).unwrap();
-        let moved = trainer.fit(init.clone(), 1, &GoldenTasks::<2>(&golden), &lanes).unwrap();
+        let moved = trainer
+            .fit(init.clone(), 1, &GoldenTasks::<2>(&golden), &lanes)
+            .unwrap();
         let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
         let step = space.point(&init).unwrap() - space.point(&moved).unwrap();
         let theirs = golden.load(init.clone(), "leap/sgd/length-loss-stab");
-        let theirs = ParamSpace::new(&theirs, &ParamGroup::all()).unwrap().point(&theirs).unwrap();
+        let theirs = ParamSpace::new(&theirs, &ParamGroup::all())
+            .unwrap()
+            .point(&theirs)
+            .unwrap();
         let error = distance(&step.to_vec().unwrap(), &theirs.to_vec().unwrap());
         assert!(error < TOLERANCE, "{name}: off by {error:e}");
     }

@@ -66,7 +66,10 @@ impl Golden {
     pub fn values(&self, key: &str) -> (Vec<f32>, Vec<usize>) {
         let file = SafeTensors::deserialize(&self.bytes).expect("a sound file");
         let view = file.tensor(key).unwrap_or_else(|e| panic!("{key}: {e}"));
-        let words = view.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+        let words = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| [b[0], b[1], b[2], b[3]]);
         let values = match view.dtype() {
             safetensors::Dtype::F32 => words.map(f32::from_le_bytes).collect(),
             safetensors::Dtype::I32 => words.map(|b| i32::from_le_bytes(b) as f32).collect(),
@@ -83,10 +86,15 @@ impl Golden {
         for (name, path) in &self.names {
             store = store.with_key_remapping(format!("^{prefix}/{name}\\."), format!("{path}."));
         }
-        let result = model.load_from(&mut store).expect("the file fits the model");
+        let result = model
+            .load_from(&mut store)
+            .expect("the file fits the model");
         let is_statistic = |path: &str| path.contains("running_"); // which no gradient has
         assert!(result.errors.is_empty(), "{result:?}");
-        assert!(result.missing.iter().all(|m| is_statistic(&m.0)), "{result:?}");
+        assert!(
+            result.missing.iter().all(|m| is_statistic(&m.0)),
+            "{result:?}"
+        );
         model
     }
 
@@ -106,7 +114,9 @@ impl Golden {
 
     /// Number of tasks, and of batches a task.
     pub fn size(&self) -> (usize, usize) {
-        let tasks = (0..).take_while(|t| self.has(&format!("task{t}/x"))).count();
+        let tasks = (0..)
+            .take_while(|t| self.has(&format!("task{t}/x")))
+            .count();
         (tasks, self.values("task0/x").1[0])
     }
 }
@@ -154,7 +164,10 @@ impl<const D: usize> GoldenTasks<'_, D> {
 
 impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for GoldenTask<D> {
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
-        let (x, y) = self.batches.next().ok_or("the golden batches are used up")?;
+        let (x, y) = self
+            .batches
+            .next()
+            .ok_or("the golden batches are used up")?;
         let loss = CrossEntropyLossConfig::new().init(&x.device());
         Ok(loss.forward(model.predict(x), y).into())
     }

@@ -1,6 +1,6 @@
 //! The inner loop: a model is adapted to a task, step by step.
 
-use burn::lr_scheduler::LrScheduler;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
@@ -19,7 +19,7 @@ pub struct InnerLoop {
     /// The optimizer as it is at the start of every task.
     pub optimizer: ModuleOptimizer,
     /// The learning rate as it is at the start of every task.
-    pub lr: Box<dyn LrScheduler>,
+    pub lr: ModuleLrScheduler,
 }
 
 impl InnerLoop {
@@ -27,12 +27,12 @@ impl InnerLoop {
     pub fn new(
         steps: usize,
         optimizer: impl Into<ModuleOptimizer>,
-        lr: impl LrScheduler + 'static,
+        lr: impl Into<ModuleLrScheduler>,
     ) -> Self {
         Self {
             steps,
             optimizer: optimizer.into(),
-            lr: Box::new(lr),
+            lr: lr.into(),
         }
     }
 

@@ -152,7 +152,10 @@ impl Checkpoints {
         if state.settings != *settings {
             return Err(bad(
                 "state.json",
-                format!("it is of another run: {:?}, not {settings:?}", state.settings),
+                format!(
+                    "it is of another run: {:?}, not {settings:?}",
+                    state.settings
+                ),
             ));
         }
         let init = init

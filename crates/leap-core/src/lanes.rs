@@ -40,7 +40,9 @@ impl Lanes {
     /// [`Error::InvalidSetting`] if `count` is 0, [`Error::Lane`] if the threads cannot be started.
     pub fn threads(device: &Device, count: usize) -> Result<Self, Error> {
         if count == 0 {
-            return Err(Error::InvalidSetting("there must be at least one lane".into()));
+            return Err(Error::InvalidSetting(
+                "there must be at least one lane".into(),
+            ));
         }
         let lanes = (0..count)
             .map(|lane| {

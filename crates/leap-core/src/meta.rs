@@ -6,9 +6,9 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 
+use crate::Error;
 use crate::params::{ParamSpace, ParamVector};
 use crate::report::PathFigures;
-use crate::Error;
 
 /// A meta-learner: what is to be learned from the path that a task's training takes.
 ///

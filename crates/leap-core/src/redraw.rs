@@ -56,7 +56,9 @@ impl<R: RngCore> ModuleMapper for Redraw<'_, R> {
         let shape = param.lazy_shape();
         let fan_in: usize = match (layer.kind.as_str(), shape.num_dims()) {
             ("Struct:Linear", 2) => shape[0],
-            ("Struct:Conv1d" | "Struct:Conv2d" | "Struct:Conv3d", 3..) => shape[1..].iter().product(),
+            ("Struct:Conv1d" | "Struct:Conv2d" | "Struct:Conv3d", 3..) => {
+                shape[1..].iter().product()
+            }
             _ => 0,
         };
         if fan_in > 0 {

@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::seed::{TaskRng, TaskSeed};
 use crate::TaskError;
+use crate::seed::{TaskRng, TaskSeed};
 
 /// A learning process: it gives a loss for the model as it is now, step after step.
 ///

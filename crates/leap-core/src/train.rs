@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::lr_scheduler::LrScheduler;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::{Module, ParamGroup};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
@@ -29,7 +29,7 @@ pub struct MetaTrainer<L> {
     inner: InnerLoop,
     shared: ParamGroup,
     meta_optimizer: ModuleOptimizer,
-    meta_lr: Box<dyn LrScheduler>,
+    meta_lr: ModuleLrScheduler,
     checkpoints: Option<Checkpoints>,
 }
 
@@ -53,7 +53,7 @@ impl<L: MetaLearner> MetaTrainer<L> {
             inner: InnerLoop::new(100, SgdConfig::new().init(), 0.1),
             shared: ParamGroup::all(),
             meta_optimizer: SgdConfig::new().init(),
-            meta_lr: Box::new(0.1),
+            meta_lr: 0.1.into(),
             checkpoints: None,
         }
     }
@@ -81,7 +81,7 @@ impl<L: MetaLearner> MetaTrainer<L> {
     pub fn with_task_optimizer(
         mut self,
         optimizer: impl Into<ModuleOptimizer>,
-        lr: impl LrScheduler + 'static,
+        lr: impl Into<ModuleLrScheduler>,
     ) -> Self {
         self.inner = InnerLoop::new(self.inner.steps, optimizer, lr);
         self
@@ -92,10 +92,10 @@ impl<L: MetaLearner> MetaTrainer<L> {
     pub fn with_meta_optimizer(
         mut self,
         optimizer: impl Into<ModuleOptimizer>,
-        lr: impl LrScheduler + 'static,
+        lr: impl Into<ModuleLrScheduler>,
     ) -> Self {
         self.meta_optimizer = optimizer.into();
-        self.meta_lr = Box::new(lr);
+        self.meta_lr = lr.into();
         self
     }
 
@@ -123,7 +123,9 @@ impl<L: MetaLearner> MetaTrainer<L> {
     /// trainable parameter of `init` is shared.
     pub fn begin<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error> {
         if self.meta_batch_size == 0 {
-            return Err(Error::InvalidSetting("a meta-batch needs at least one task".into()));
+            return Err(Error::InvalidSetting(
+                "a meta-batch needs at least one task".into(),
+            ));
         }
         if self.inner.steps < 2 {
             return Err(Error::InvalidSetting(
@@ -150,10 +152,14 @@ impl<L: MetaLearner> MetaTrainer<L> {
     /// or of another model, or of a run with other settings.
     pub fn resume<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error> {
         let Some(checkpoints) = &self.checkpoints else {
-            return Err(Error::InvalidSetting("no folder for checkpoints was given".into()));
+            return Err(Error::InvalidSetting(
+                "no folder for checkpoints was given".into(),
+            ));
         };
         let mut run = self.begin(init)?;
-        if let Some(loaded) = checkpoints.load(run.init.clone(), &self.settings(), &run.optimizer)? {
+        if let Some(loaded) =
+            checkpoints.load(run.init.clone(), &self.settings(), &run.optimizer)?
+        {
             run.init = task_copy(&loaded.init);
             run.space = ParamSpace::new(&run.init, &self.shared)?;
             run.optimizer = loaded.optimizer;
@@ -209,7 +215,7 @@ pub struct MetaRun<M: Module, L> {
     init: M,
     space: Arc<ParamSpace>,
     optimizer: ModuleOptimizer,
-    lr: Box<dyn LrScheduler>,
+    lr: ModuleLrScheduler,
     meta_step: usize,
 }
 
@@ -286,7 +292,9 @@ impl<M: Module, L: MetaLearner> MetaRun<M, L> {
     /// Draws the tasks of the next meta-batch: without replacement, as long as there are enough.
     fn sample(&self, len: usize) -> Result<Vec<usize>, Error> {
         if len == 0 {
-            return Err(Error::InvalidSetting("there are no tasks to draw from".into()));
+            return Err(Error::InvalidSetting(
+                "there are no tasks to draw from".into(),
+            ));
         }
         let mut rng = self.seed(Purpose::Sampling, 0).rng(0);
         let size = self.trainer.meta_batch_size;
@@ -383,7 +391,10 @@ impl<L: MetaLearner> MetaTrainer<L> {
         let model = redraw(task_copy(init), &own, &mut seed.rng(1));
         let model = task.start(model).map_err(failed)?;
         let mut path = self.learner.path(space);
-        let (model, curve) = self.inner.run(model, &mut task, &mut path).map_err(failed)?;
+        let (model, curve) = self
+            .inner
+            .run(model, &mut task, &mut path)
+            .map_err(failed)?;
         let held_out = task.held_out(&model.valid()).map_err(failed)?;
         let learned = path.finish(&model)?;
 

@@ -117,7 +117,9 @@ impl ConvNetConfig {
             self.image_size[1],
         ];
         if sizes.contains(&0) {
-            return Err(ModelError::new(format!("no size of a ConvNet may be 0: {self}")));
+            return Err(ModelError::new(format!(
+                "no size of a ConvNet may be 0: {self}"
+            )));
         }
         let mut size = self.image_size;
         for layer in 0..self.layers {
@@ -163,10 +165,7 @@ impl ConvNet {
 impl ConvEncoder {
     /// From images of shape `[batch, channels, height, width]` to features of shape `[batch, features]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = self
-            .blocks
-            .iter()
-            .fold(images, |x, block| block.forward(x));
+        let x = self.blocks.iter().fold(images, |x, block| block.forward(x));
         match self.average {
             true => x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2),
             false => x.flatten(1, 3),

@@ -23,7 +23,9 @@ pub struct RandomAffine {
 impl RandomAffine {
     /// Appends the changed `image`, a square with sides of `size` pixels in rows, to `out`.
     pub(super) fn apply(&self, image: &[u8], size: usize, rng: &mut impl Rng, out: &mut Vec<f32>) {
-        let angle = rng.random_range(self.degrees[0]..=self.degrees[1]).to_radians();
+        let angle = rng
+            .random_range(self.degrees[0]..=self.degrees[1])
+            .to_radians();
         let most = self.shift * size as f64;
         let mut shift = || rng.random_range(-most..=most).round();
         let (shift_x, shift_y) = (shift(), shift());

@@ -239,7 +239,9 @@ mod tests {
 
     fn plain(bytes: &[u8]) -> Vec<u8> {
         let mut plain = Vec::new();
-        flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).unwrap();
+        flate2::read::GzDecoder::new(bytes)
+            .read_to_end(&mut plain)
+            .unwrap();
         plain
     }
 
@@ -248,7 +250,11 @@ mod tests {
         let data = Omniglot::bundled().unwrap();
         assert_eq!(data.size(), 28);
         assert_eq!(data.alphabets().len(), 50);
-        let characters: Vec<_> = data.alphabets().iter().flat_map(|a| &a.characters).collect();
+        let characters: Vec<_> = data
+            .alphabets()
+            .iter()
+            .flat_map(|a| &a.characters)
+            .collect();
         assert_eq!(characters.len(), 1_623);
         assert!(characters.iter().all(|c| c.drawings.len() == 20));
         assert_eq!(data.drawings().count(), 32_460);

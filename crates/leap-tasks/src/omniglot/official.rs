@@ -174,9 +174,17 @@ mod tests {
         let error = || Omniglot::load(&[&file], 28).unwrap_err().to_string();
         assert!(error().contains("images.zip"));
         std::fs::write(&file, "no zip").unwrap();
-        assert!(error().contains("images.zip: not a sound zip file"), "{}", error());
+        assert!(
+            error().contains("images.zip: not a sound zip file"),
+            "{}",
+            error()
+        );
         zip(&file, &[("Greek/character01/a.png", b"no image")]);
-        assert!(error().contains("a.png: not a sound PNG image"), "{}", error());
+        assert!(
+            error().contains("a.png: not a sound PNG image"),
+            "{}",
+            error()
+        );
         zip(&file, &[("a.png", &png(3, |_, _| false))]);
         assert!(error().contains("does not lie in a folder"), "{}", error());
         zip(&file, &[("readme.txt", b"")]);

@@ -127,7 +127,9 @@ impl OmniglotTasks {
     /// Names of the alphabets.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let alphabets = self.data.alphabets();
-        self.alphabets.iter().map(|(i, _)| alphabets[*i].name.as_str())
+        self.alphabets
+            .iter()
+            .map(|(i, _)| alphabets[*i].name.as_str())
     }
 }
 
@@ -257,8 +259,13 @@ impl<M: Predict<Tensor<4>>> Task<M> for OmniglotTask {
         let device = self.device.clone().without_autodiff();
         let (mut loss, mut correct) = (0.0, 0.0);
         for chunk in self.held_out.chunks(self.batch_size) {
-            let (images, classes) =
-                batch(chunk.iter(), &self.augment, self.size, &mut self.rng, &device);
+            let (images, classes) = batch(
+                chunk.iter(),
+                &self.augment,
+                self.size,
+                &mut self.rng,
+                &device,
+            );
             let logits = model.predict(images);
             let share = chunk.len() as f64 / self.held_out.len() as f64;
             let losses = self.loss.forward(logits.clone(), classes.clone());

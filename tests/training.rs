@@ -1,0 +1,534 @@
+//! What meta-training promises: the same numbers on any number of lanes and after a resume, checkpoints that
+//! survive a kill, tasks that diverge are left out, initializations that training leaves alone.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use burn::module::{Module, ParamGroup};
+use burn::nn::LinearConfig;
+use burn::optim::{AdamConfig, SgdConfig};
+use burn::tensor::{Device, Tensor};
+use leap_core::{
+    Checkpoints, Error, InnerLoop, Lanes, Leap, LearningPath, MetaLearner, MetaTrainer, ParamSpace,
+    Report, StepLoss, Task, TaskContext, TaskError, TaskSet, redraw, run_rng, task_copy,
+};
+use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
+use leap_tasks::Sinusoids;
+use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
+use leap_tests::cpu_devices;
+
+fn flex() -> Device {
+    Device::flex().autodiff()
+}
+
+fn mlp(device: &Device) -> Mlp {
+    let mlp = MlpConfig::new(vec![1, 16, 16, 1]).init(device).unwrap();
+    redraw(mlp, &ParamGroup::all(), &mut run_rng(3, "parameters"))
+}
+
+fn conv_net(device: &Device) -> ConvNet {
+    let config = ConvNetConfig::new().with_filters(4).with_classes(5);
+    let net = config.init(device).unwrap();
+    redraw(net, &ParamGroup::all(), &mut run_rng(3, "parameters"))
+}
+
+fn omniglot() -> OmniglotSplits {
+    let config = OmniglotTasksConfig::new()
+        .with_classes(5)
+        .with_train_alphabets(8);
+    config.init(Omniglot::bundled().unwrap()).unwrap()
+}
+
+/// All floats of a module, running statistics too, as bits.
+fn bits<M: Module>(model: &M) -> Vec<u32> {
+    struct Values(Vec<u32>);
+    impl burn::module::ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+            let values = param.val().into_data();
+            self.0.extend(values.iter::<f32>().map(f32::to_bits));
+        }
+    }
+    let mut values = Values(Vec::new());
+    model.visit(&mut values);
+    values.0
+}
+
+/// Reports without what may differ: the time they took.
+fn timeless(mut reports: Vec<Report>) -> Vec<Report> {
+    reports.iter_mut().for_each(|r| r.seconds = 0.0);
+    reports
+}
+
+#[test]
+fn one_and_four_lanes_agree_bit_for_bit() {
+    let tasks = omniglot();
+    for (name, device) in cpu_devices() {
+        let trainer = MetaTrainer::new(Leap::new())
+            .with_meta_batch_size(5)
+            .with_task_steps(4);
+        let run = |lanes: usize| {
+            let lanes = Lanes::threads(&device, lanes).unwrap();
+            let mut run = trainer.begin(conv_net(&device)).unwrap();
+            let reports = (0..3)
+                .map(|_| run.step(&tasks.train, &lanes).unwrap())
+                .collect();
+            let test = trainer.evaluate(run.init(), &tasks.test, &lanes).unwrap();
+            (bits(run.init()), timeless(reports), timeless(vec![test]))
+        };
+        let (one, four) = (run(1), run(4));
+        assert_eq!(one.0, four.0, "parameters on {name}");
+        assert_eq!(one.1, four.1, "meta-training on {name}");
+        assert_eq!(one.2, four.2, "evaluation on {name}");
+        assert!(
+            one.1
+                .iter()
+                .all(|r| r.tasks.iter().all(|t| t.held_out.is_some()))
+        );
+    }
+}
+
+#[test]
+fn a_resumed_run_equals_one_without_interruption() {
+    let device = flex();
+    let lanes = Lanes::threads(&device, 2).unwrap();
+    let tasks = Sinusoids::new();
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = |checkpoints: &Path| {
+        let schedule =
+            burn::lr_scheduler::exponential::ExponentialLrSchedulerConfig::new(0.02, 0.9);
+        MetaTrainer::new(Leap::new())
+            .with_meta_batch_size(3)
+            .with_task_steps(5)
+            .with_task_optimizer(SgdConfig::new().init(), 0.02)
+            .with_meta_optimizer(AdamConfig::new().init(), schedule.init().unwrap())
+            .with_checkpoints(Checkpoints::new(checkpoints, 2))
+    };
+    let straight = trainer(&folder.path().join("a"));
+    let straight = straight.fit(mlp(&device), 7, &tasks, &lanes).unwrap();
+
+    // Ends after 5 meta-steps; the last checkpoint is of the 4th.
+    let broken = trainer(&folder.path().join("b"));
+    broken.fit(mlp(&device), 5, &tasks, &lanes).unwrap();
+    let mut resumed = broken.resume(mlp(&device)).unwrap();
+    assert_eq!(resumed.meta_step(), 4);
+    while resumed.meta_step() < 7 {
+        resumed.step(&tasks, &lanes).unwrap();
+    }
+    assert_eq!(bits(resumed.init()), bits(&straight));
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("b"))
+        .unwrap()
+        .collect();
+    assert_eq!(left.len(), 1, "older checkpoints are removed: {left:?}");
+}
+
+#[test]
+fn wrong_checkpoints_are_refused_with_a_reason() {
+    let device = flex();
+    let lanes = Lanes::single(&device);
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(1)
+        .with_task_steps(2)
+        .with_checkpoints(Checkpoints::new(folder.path(), 1));
+    let resume_error = |trainer: &MetaTrainer<Leap>| match trainer.resume(mlp(&device)) {
+        Ok(_) => panic!("should not resume"),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(
+        trainer.resume(mlp(&device)).unwrap().meta_step(),
+        0,
+        "nothing to resume is no error"
+    );
+    trainer
+        .fit(mlp(&device), 1, &Sinusoids::new(), &lanes)
+        .unwrap();
+    let error = resume_error(&trainer.clone().with_seed(9));
+    assert!(
+        error.contains("another run") && error.contains("seed: 9"),
+        "{error}"
+    );
+
+    let checkpoint = Checkpoints::new(folder.path(), 1)
+        .newest()
+        .unwrap()
+        .unwrap();
+    let other = trainer.resume(MlpConfig::new(vec![1, 8, 1]).init(&device).unwrap());
+    assert!(matches!(other, Err(Error::Checkpoint { .. })));
+    for file in ["init.bpk", "meta_optimizer.bpk", "state.json"] {
+        let path = checkpoint.join(file);
+        let sound = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &sound[..sound.len() / 2]).unwrap();
+        let error = resume_error(&trainer);
+        assert!(error.contains(file), "{error}");
+        std::fs::write(&path, sound).unwrap();
+    }
+    assert_eq!(trainer.resume(mlp(&device)).unwrap().meta_step(), 1);
+}
+
+/// Not a test of its own: what the next test starts and kills.
+#[test]
+#[ignore = "runs until it is killed"]
+fn child_that_is_killed() {
+    let folder = std::env::var("LEAP_TEST_CHECKPOINTS").unwrap();
+    let trainer = killed_trainer(Path::new(&folder));
+    let device = flex();
+    let mut run = trainer.resume(mlp(&device)).unwrap();
+    loop {
+        run.step(&Sinusoids::new(), &Lanes::single(&device))
+            .unwrap();
+    }
+}
+
+fn killed_trainer(folder: &Path) -> MetaTrainer<Leap> {
+    MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(1)
+        .with_task_steps(2)
+        .with_task_optimizer(SgdConfig::new().init(), 0.01)
+        .with_meta_optimizer(AdamConfig::new().init(), 0.001)
+        .with_checkpoints(Checkpoints::new(folder, 1))
+}
+
+#[test]
+fn killed_at_any_moment_the_last_checkpoint_still_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for kill in 0..10 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_is_killed", "--ignored"])
+            .env("LEAP_TEST_CHECKPOINTS", folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Until there is a new checkpoint, then for some odd time more.
+        let step = || {
+            let newest = Checkpoints::new(folder.path(), 1).newest().ok()??;
+            newest
+                .file_name()?
+                .to_str()?
+                .rsplit_once('-')?
+                .1
+                .parse::<usize>()
+                .ok()
+        };
+        while step().unwrap_or(0) <= last {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the child ended by itself"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(1_700 * kill));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let run = killed_trainer(folder.path()).resume(mlp(&flex())).unwrap();
+        assert!(run.meta_step() > last, "{} after {last}", run.meta_step());
+        last = run.meta_step();
+    }
+}
+
+/// Sinusoids of which some diverge at once.
+struct Diverging {
+    every: usize,
+}
+
+struct MaybeDiverges(leap_tasks::Sinusoid, bool);
+
+impl TaskSet<Mlp> for Diverging {
+    type Task = MaybeDiverges;
+    fn len(&self) -> usize {
+        4
+    }
+    fn task(&self, index: usize, context: &TaskContext) -> Result<MaybeDiverges, TaskError> {
+        let task = TaskSet::<Mlp>::task(&Sinusoids::new(), index, context)?;
+        Ok(MaybeDiverges(task, index.is_multiple_of(self.every)))
+    }
+}
+
+impl Task<Mlp> for MaybeDiverges {
+    fn loss(&mut self, model: &Mlp) -> Result<StepLoss, TaskError> {
+        let loss = Task::<Mlp>::loss(&mut self.0, model)?.loss;
+        Ok((if self.1 { loss * f32::INFINITY } else { loss }).into())
+    }
+}
+
+#[test]
+fn tasks_that_diverge_are_left_out_of_the_mean_and_reported() {
+    let device = flex();
+    let lanes = Lanes::threads(&device, 2).unwrap();
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(4)
+        .with_task_steps(3)
+        .with_task_optimizer(SgdConfig::new().init(), 0.01);
+    let mut run = trainer.begin(mlp(&device)).unwrap();
+    let report = run.step(&Diverging { every: 2 }, &lanes).unwrap();
+    assert_eq!((report.summary().tasks, report.summary().left_out), (2, 2));
+    for task in &report.tasks {
+        assert_eq!(task.left_out.is_some(), task.index % 2 == 0);
+    }
+    let values = bits(run.init());
+    assert!(values.iter().all(|v| f32::from_bits(*v).is_finite()));
+    assert_ne!(values, bits(&mlp(&device)), "the others still count");
+
+    let before = bits(run.init());
+    let error = run.step(&Diverging { every: 1 }, &lanes).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::AllTasksLeftOut {
+                meta_step: 1,
+                tasks: 4,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("seed 0, meta-step 1, task 0"),
+        "{error}"
+    );
+    assert_eq!(bits(run.init()), before);
+    // In an evaluation there is no mean to save.
+    let report = trainer
+        .evaluate(run.init(), &Diverging { every: 1 }, &lanes)
+        .unwrap();
+    assert_eq!(report.summary().left_out, 4);
+}
+
+#[test]
+fn training_leaves_the_initialization_alone() {
+    let device = flex();
+    let tasks = omniglot();
+    let init = conv_net(&device);
+    let before = bits(&init);
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(2)
+        .with_task_steps(3);
+    let moved = trainer
+        .fit(
+            init.clone(),
+            2,
+            &tasks.train,
+            &Lanes::threads(&device, 2).unwrap(),
+        )
+        .unwrap();
+    assert_eq!(bits(&init), before, "running statistics too");
+    assert_ne!(bits(&moved), before);
+    let statistics = |net: &ConvNet| {
+        let norm = net.encoder.blocks[0].norm.as_ref().unwrap();
+        norm.running_var.value().into_data()
+    };
+    assert_eq!(
+        statistics(&moved),
+        statistics(&init),
+        "meta-training leaves statistics alone"
+    );
+
+    // The trap that `task_copy` is for.
+    let images = Tensor::<4>::ones([2, 1, 28, 28], &device);
+    task_copy(&init).forward(images.clone());
+    assert_eq!(bits(&init), before);
+}
+
+/// Alphabets of which each has as many classes as its index says, and a head for them.
+struct OwnHeads(leap_tasks::omniglot::OmniglotTasks);
+
+struct OwnHead(
+    leap_tasks::omniglot::OmniglotTask,
+    usize,
+    leap_core::TaskRng,
+);
+
+impl TaskSet<ConvNet> for OwnHeads {
+    type Task = OwnHead;
+    fn len(&self) -> usize {
+        4
+    }
+    fn task(&self, index: usize, context: &TaskContext) -> Result<OwnHead, TaskError> {
+        let task = TaskSet::<ConvNet>::task(&self.0, index, context)?;
+        Ok(OwnHead(task, 5 + index, context.seed.rng(7)))
+    }
+}
+
+impl Task<ConvNet> for OwnHead {
+    fn start(&mut self, init: ConvNet) -> Result<ConvNet, TaskError> {
+        let head = ParamGroup::from_predicate("head");
+        Ok(redraw(init.with_new_head(self.1), &head, &mut self.2))
+    }
+    fn loss(&mut self, model: &ConvNet) -> Result<StepLoss, TaskError> {
+        assert_eq!(model.head.weight.dims()[1], self.1);
+        Task::<ConvNet>::loss(&mut self.0, model)
+    }
+}
+
+#[test]
+fn an_encoder_is_meta_learned_while_heads_are_the_tasks_own() {
+    let device = flex();
+    let tasks = omniglot().train;
+    let init = conv_net(&device);
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_shared(ParamGroup::from_predicate("encoder"))
+        .with_meta_batch_size(4)
+        .with_task_steps(3);
+    let lanes = Lanes::threads(&device, 2).unwrap();
+    let head = |net: &ConvNet| net.head.weight.val().into_data();
+    let moved = trainer.fit(init.clone(), 1, &tasks, &lanes).unwrap();
+    assert_eq!(head(&moved), head(&init), "the head is no part of the path");
+    assert_ne!(bits(&moved.encoder), bits(&init.encoder));
+
+    // With the initialization's head, other heads would give another meta-gradient.
+    let other = ConvNet {
+        head: LinearConfig::new(4, 5).init(&device),
+        ..init.clone()
+    };
+    let again = trainer.fit(other, 1, &tasks, &lanes).unwrap();
+    assert_eq!(
+        bits(&again.encoder),
+        bits(&moved.encoder),
+        "heads are drawn anew"
+    );
+
+    // A task may bring a head of its own size.
+    let sized = trainer
+        .fit(init.clone(), 1, &OwnHeads(tasks.clone()), &lanes)
+        .unwrap();
+    assert_ne!(bits(&sized.encoder), bits(&init.encoder));
+    // But it must not replace what is shared.
+    let error = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(1)
+        .with_task_steps(3)
+        .fit(init, 1, &OwnHeads(tasks), &lanes)
+        .unwrap_err();
+    assert!(error.to_string().contains("head.weight"), "{error}");
+}
+
+#[test]
+fn settings_that_cannot_work_are_errors() {
+    let device = flex();
+    let lanes = Lanes::single(&device);
+    let trainer = MetaTrainer::new(Leap::new());
+    let fit = |trainer: MetaTrainer<Leap>, tasks: usize| {
+        let tasks = Sinusoids::new().with_tasks(tasks);
+        trainer
+            .fit(mlp(&device), 1, &tasks, &lanes)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(fit(trainer.clone().with_meta_batch_size(0), 1).contains("at least one task"));
+    assert!(fit(trainer.clone().with_task_steps(1), 1).contains("at least two steps"));
+    assert!(fit(trainer.clone(), 0).contains("no tasks to draw from"));
+    assert!(
+        fit(
+            trainer.clone().with_shared(ParamGroup::from_predicate("x")),
+            1
+        )
+        .contains("nothing to meta-learn")
+    );
+    assert!(Lanes::threads(&device, 0).is_err());
+    assert!(trainer.resume(mlp(&device)).is_err());
+}
+
+/// A path of a task from `init`: its length, energy, and the trained model.
+fn path_of<T: Task<Mlp>>(init: &Mlp, task: &mut T, leap: Leap, lr: f64) -> (f64, f64) {
+    let space = ParamSpace::new(init, &ParamGroup::all()).unwrap();
+    let mut path = leap.path(&space);
+    let inner = InnerLoop::new(20, SgdConfig::new().init(), lr);
+    let (model, _) = inner.run(task_copy(init), task, &mut path).unwrap();
+    let figures = path
+        .finish(&model)
+        .unwrap()
+        .figures
+        .unwrap()
+        .read()
+        .unwrap();
+    (figures.length, figures.energy)
+}
+
+/// A sinusoid whose loss is changed to `factor` · loss + `shift`.
+struct Rescaled(leap_tasks::Sinusoid, f64, f64);
+
+impl Task<Mlp> for Rescaled {
+    fn loss(&mut self, model: &Mlp) -> Result<StepLoss, TaskError> {
+        let loss = Task::<Mlp>::loss(&mut self.0, model)?.loss;
+        Ok((loss * self.1 + self.2).into())
+    }
+}
+
+#[test]
+fn the_length_of_a_path_is_invariant_where_it_should_be() {
+    let device = flex();
+    let context = TaskContext {
+        seed: leap_core::TaskSeed {
+            seed: 5,
+            purpose: leap_core::Purpose::HeldOut,
+            meta_step: 0,
+            task: 0,
+        },
+        device: device.clone(),
+        steps: 20,
+    };
+    let sinusoid = |factor, shift| {
+        Rescaled(
+            TaskSet::<Mlp>::task(&Sinusoids::new(), 0, &context).unwrap(),
+            factor,
+            shift,
+        )
+    };
+    let close = |a: (f64, f64), b: (f64, f64)| {
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-4 * b;
+        near(a.0, b.0) && near(a.1, b.1)
+    };
+    let init = mlp(&device);
+    let leap = Leap::new();
+    let length = path_of(&init, &mut sinusoid(1.0, 0.0), leap, 0.01);
+
+    // To where the loss has its zero.
+    let shifted = path_of(&init, &mut sinusoid(1.0, 3.0), leap, 0.01);
+    assert!(close(shifted, length), "{shifted:?} {length:?}");
+
+    // To the order of the hidden units.
+    let reverse = |t: Tensor<2>, dim: usize| t.flip([dim as isize]);
+    let mut permuted = init.clone();
+    let layers = &mut permuted.layers;
+    layers[0].weight = layers[0].weight.clone().map(|w| reverse(w.inner(), 1));
+    layers[0].bias = layers[0]
+        .bias
+        .clone()
+        .map(|b| b.map(|b| b.inner().flip([0])));
+    layers[1].weight = layers[1].weight.clone().map(|w| reverse(w.inner(), 0));
+    let permuted = permuted.train();
+    assert_ne!(bits(&permuted), bits(&init));
+    let other = path_of(&permuted, &mut sinusoid(1.0, 0.0), leap, 0.01);
+    assert!(close(other, length), "{other:?} {length:?}");
+
+    // Without the loss dimension, to the unit of the loss, if the learning rate makes up for it.
+    let flat = leap.with_loss(false);
+    let plain = path_of(&init, &mut sinusoid(1.0, 0.0), flat, 0.01);
+    let scaled = path_of(&init, &mut sinusoid(4.0, 0.0), flat, 0.0025);
+    assert!(close(scaled, plain), "{scaled:?} {plain:?}");
+    assert!(length.0 > plain.0, "the loss dimension adds to the length");
+    // With it, it is not.
+    let scaled = path_of(&init, &mut sinusoid(4.0, 0.0), leap, 0.0025);
+    assert!(!close(scaled, length));
+}
+
+#[test]
+fn a_path_that_goes_nowhere_has_length_zero_and_no_pull() {
+    let device = flex();
+    struct Still;
+    impl Task<Mlp> for Still {
+        fn loss(&mut self, model: &Mlp) -> Result<StepLoss, TaskError> {
+            let x = Tensor::ones([1, 1], &model.layers[0].weight.device());
+            Ok(model.forward(x).mean().into())
+        }
+    }
+    let init = mlp(&device);
+    let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
+    let mut path = Leap::new().path(&space);
+    let inner = InnerLoop::new(3, SgdConfig::new().init(), 0.0);
+    let (model, _) = inner.run(task_copy(&init), &mut Still, &mut path).unwrap();
+    let learned = path.finish(&model).unwrap();
+    assert!(learned.gradient.to_vec().unwrap().iter().all(|g| *g == 0.0));
+    assert_eq!(learned.figures.unwrap().read().unwrap().length, 0.0);
+}
