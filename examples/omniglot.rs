@@ -6,6 +6,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
@@ -14,10 +15,11 @@ use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use clap::{Parser, ValueEnum};
 use leap_core::{Checkpoints, Lanes, Leap, MetaTrainer, Norm, Report, Summary, redraw, run_rng};
-use leap_examples::{Progress, RunFolder, draw_curves, interruption};
+use leap_examples::{Progress, RunFolder, draw_curves, end, interruption};
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::json;
 
 /// Leap on Omniglot: an alphabet is a task of 20 characters to tell apart.
 ///
@@ -120,35 +122,16 @@ struct Args {
     checkpoint_every: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize)]
 enum Optimizer {
     Sgd,
     Adam,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize)]
 enum NormArg {
     Length,
     Energy,
-}
-
-/// What decides the numbers of a run, and what `--resume` compares.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct RunConfig {
-    seed: u64,
-    meta_steps: usize,
-    meta_batch: usize,
-    task_steps: usize,
-    task_lr: f64,
-    meta_lr: f64,
-    task_optimizer: Optimizer,
-    meta_optimizer: Optimizer,
-    leap: String,
-    own_head: bool,
-    model: String,
-    tasks: String,
-    data: Vec<PathBuf>,
-    device: String,
 }
 
 /// An entry of `summary.json`.
@@ -175,7 +158,11 @@ struct MetaStepMetrics {
     seconds: f64,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    end(run())
+}
+
+fn run() -> Result<()> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let args = Args::parse();
     let or =
@@ -204,22 +191,25 @@ fn main() -> Result<()> {
         })
         .with_loss(!args.no_loss)
         .with_stabilizer(!args.no_stabilizer);
-    let config = RunConfig {
-        seed,
-        meta_steps: or(args.meta_steps, 1000, 40),
-        meta_batch: or(args.meta_batch, 20, 4),
-        task_steps: or(args.task_steps, 100, 50),
-        task_lr: args.task_lr,
-        meta_lr: args.meta_lr,
-        task_optimizer: args.task_optimizer,
-        meta_optimizer: args.meta_optimizer,
-        leap: format!("{leap:?}"),
-        own_head: args.own_head,
-        model: format!("{model:?}"),
-        tasks: format!("{tasks:?}"),
-        data: args.data.clone(),
-        device: args.device.clone(),
-    };
+    let meta_steps = or(args.meta_steps, 1000, 40);
+    let meta_batch = or(args.meta_batch, 20, 4);
+    let task_steps = or(args.task_steps, 100, 50);
+    let config = json!({
+        "seed": seed,
+        "meta_steps": meta_steps,
+        "meta_batch": meta_batch,
+        "task_steps": task_steps,
+        "task_lr": args.task_lr,
+        "meta_lr": args.meta_lr,
+        "task_optimizer": args.task_optimizer,
+        "meta_optimizer": args.meta_optimizer,
+        "leap": leap,
+        "own_head": args.own_head,
+        "model": model,
+        "tasks": tasks,
+        "data": args.data,
+        "device": args.device,
+    });
 
     let device = leap_core::device(&args.device)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -246,8 +236,8 @@ fn main() -> Result<()> {
     let folder = RunFolder::open(&out, &config, args.resume, args.overwrite)?;
     let mut trainer = MetaTrainer::new(leap)
         .with_seed(seed)
-        .with_meta_batch_size(config.meta_batch)
-        .with_task_steps(config.task_steps)
+        .with_meta_batch_size(meta_batch)
+        .with_task_steps(task_steps)
         .with_task_optimizer(optimizer(args.task_optimizer), args.task_lr)
         .with_meta_optimizer(optimizer(args.meta_optimizer), args.meta_lr)
         .with_checkpoints(Checkpoints::new(
@@ -269,8 +259,8 @@ fn main() -> Result<()> {
         args.device,
         out.display()
     );
-    let mut progress = Progress::new("meta-step", run.meta_step(), config.meta_steps);
-    while run.meta_step() < config.meta_steps {
+    let mut progress = Progress::new("meta-step", run.meta_step(), meta_steps);
+    while run.meta_step() < meta_steps {
         let report = run.step(&tasks.train, &lanes)?;
         let summary = report.summary();
         metrics.write(&MetaStepMetrics {
@@ -308,15 +298,15 @@ fn main() -> Result<()> {
         method,
         seed,
         meta_steps,
-        meta_batch: config.meta_batch,
-        task_steps: config.task_steps,
+        meta_batch,
+        task_steps,
         held_out_tasks: report.summary(),
         seconds: meta_seconds + report.seconds,
     };
     folder.write_json(
         "summary.json",
         &[
-            entry("leap", &from_leap, config.meta_steps, metrics.seconds()),
+            entry("leap", &from_leap, meta_steps, metrics.seconds()),
             entry("scratch", &from_scratch, 0, 0.0),
         ],
     )?;

@@ -1,8 +1,10 @@
 //! What the example programs share: progress on the terminal, Ctrl-C, the run's folder, pictures.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,7 +14,18 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use leap_core::LearningCurve;
 use plotters::prelude::*;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Ends a program: an error is said in a line, as one to its user.
+pub fn end(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Whether Ctrl-C was pressed. The second time ends the program at once.
 pub fn interruption() -> Result<Arc<AtomicBool>> {
@@ -80,13 +93,14 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new folder for a run with configuration `config`, or with `resume` the folder of the same run.
-    pub fn open<C>(path: &Path, config: &C, resume: bool, overwrite: bool) -> Result<Self>
-    where
-        C: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
-    {
+    /// A new folder for a run with configuration `config`, or with `resume` the folder of the same run, in
+    /// which only `meta_steps` may differ.
+    pub fn open(path: &Path, config: &Value, resume: bool, overwrite: bool) -> Result<Self> {
         let shown = path.display();
-        let file = path.join("config.json");
+        let folder = Self {
+            path: path.to_path_buf(),
+        };
+        let file = folder.join("config.json");
         if file.exists() {
             if overwrite {
                 fs::remove_dir_all(path).with_context(|| format!("{shown} cannot be removed"))?;
@@ -97,19 +111,22 @@ impl RunFolder {
                 );
             } else {
                 let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-                let before: C = serde_json::from_str(&text)
+                let before: Value = serde_json::from_str(&text)
                     .with_context(|| format!("{} is damaged", file.display()))?;
-                if before != *config {
-                    bail!("{shown} is of a run with other settings:\n{before:?}\nnot\n{config:?}");
+                let mut changes = Vec::new();
+                compare("", &before, config, &mut changes);
+                changes.retain(|change| !change.starts_with("meta_steps:"));
+                if !changes.is_empty() {
+                    bail!(
+                        "{shown} is of a run with other settings:\n  {}",
+                        changes.join("\n  ")
+                    );
                 }
             }
         } else if path.is_dir() && fs::read_dir(path)?.next().is_some() {
             bail!("{shown} is not empty, and not a run of this program");
         }
         fs::create_dir_all(path).with_context(|| format!("{shown} cannot be made"))?;
-        let folder = Self {
-            path: path.to_path_buf(),
-        };
         folder.write_json("config.json", config)?;
         Ok(folder)
     }
@@ -138,11 +155,29 @@ impl RunFolder {
             seconds: 0.0,
         };
         for line in text.lines().take(lines) {
-            let line: serde_json::Value = serde_json::from_str(line)
+            let line: Value = serde_json::from_str(line)
                 .with_context(|| format!("{} is damaged", path.display()))?;
             metrics.write(&line)?;
         }
         Ok(metrics)
+    }
+}
+
+/// Lists where two configurations differ.
+fn compare(place: &str, before: &Value, now: &Value, changes: &mut Vec<String>) {
+    match (before, now) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let place = match place {
+                    "" => key.clone(),
+                    place => format!("{place}.{key}"),
+                };
+                compare(&place, &before[key], &now[key], changes);
+            }
+        }
+        _ if before != now => changes.push(format!("{place}: {before} then, {now} now")),
+        _ => {}
     }
 }
 

@@ -118,7 +118,7 @@ impl ConvNetConfig {
         ];
         if sizes.contains(&0) {
             return Err(ModelError::new(format!(
-                "no size of a ConvNet may be 0: {self}"
+                "no size of a ConvNet may be 0: {self:?}"
             )));
         }
         let mut size = self.image_size;
