@@ -260,3 +260,14 @@ pub fn draw_curves(path: &Path, title: &str, curves: &[(&str, LearningCurve)]) -
     root.present()?;
     Ok(())
 }
+
+/// The code in the README and the book, as tests.
+#[cfg(doctest)]
+mod book {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/your-model.md")]
+    struct YourModel;
+    #[doc = include_str!("../docs/your-task.md")]
+    struct YourTask;
+}
