@@ -1,7 +1,7 @@
 //! The convolutional classifier of the Omniglot experiment: an encoder and a head.
 
 use burn::config::Config;
-use burn::module::Module;
+use burn::module::{Module, RunningState};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
@@ -10,6 +10,8 @@ use burn::tensor::{Device, Tensor};
 use leap_core::Predict;
 
 use crate::ModelError;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+use crate::ops;
 
 /// Settings of a [`ConvNet`]; the defaults are the paper's for Omniglot.
 #[derive(Config, Debug)]
@@ -176,6 +178,15 @@ impl ConvEncoder {
 impl ConvBlock {
     /// From `[batch, channels, height, width]` to `[batch, filters, height', width']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(any(feature = "flex", feature = "ndarray"))]
+        if let Some(y) = self.forward_fused(&x) {
+            return y;
+        }
+        self.forward_unfused(x)
+    }
+
+    /// The block in Burn's own operations.
+    pub(crate) fn forward_unfused(&self, x: Tensor<4>) -> Tensor<4> {
         let mut x = self.conv.forward(x);
         if let Some(pool) = &self.pool {
             x = pool.forward(x);
@@ -184,6 +195,42 @@ impl ConvBlock {
             x = norm.forward(x);
         }
         relu(x)
+    }
+
+    /// The block in one operation, where there is one for it.
+    #[cfg(any(feature = "flex", feature = "ndarray"))]
+    pub(crate) fn forward_fused(&self, x: &Tensor<4>) -> Option<Tensor<4>> {
+        let (conv, norm, bias) = (&self.conv, self.norm.as_ref()?, self.conv.bias.as_ref()?);
+        let is_paper = self.pool.is_some()
+            && conv.kernel_size == [3, 3]
+            && conv.stride == [1, 1]
+            && conv.dilation == [1, 1]
+            && conv.groups == 1
+            && conv.padding == PaddingConfig2d::Explicit(1, 1, 1, 1);
+        let by_batch = x.device().is_autodiff() && norm.training.is_enabled();
+        // Frozen normalization within a training graph is left to Burn.
+        if !is_paper || !ops::applies(x) || (x.device().is_autodiff() && !by_batch) {
+            return None;
+        }
+        let params = ops::BlockParams {
+            weight: conv.weight.val(),
+            bias: bias.val(),
+            gamma: norm.gamma.val(),
+            beta: norm.beta.val(),
+            epsilon: norm.epsilon,
+        };
+        let running = (!by_batch).then(|| (norm.running_mean.value(), norm.running_var.value()));
+        let (y, batch) = ops::conv_block(x.clone(), params, running);
+        if let Some((mean, variance)) = batch {
+            // As Burn's batch-normalization keeps them.
+            let keep = |state: &RunningState<Tensor<1>>, now: Tensor<1>| {
+                let before = state.value_sync() * (1.0 - norm.momentum);
+                state.update((before + now.detach() * norm.momentum).detach());
+            };
+            keep(&norm.running_mean, mean);
+            keep(&norm.running_var, variance);
+        }
+        Some(y)
     }
 }
 

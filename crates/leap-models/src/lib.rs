@@ -5,6 +5,8 @@
 
 mod conv_net;
 mod mlp;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod ops;
 
 pub use conv_net::{ConvBlock, ConvEncoder, ConvNet, ConvNetConfig};
 pub use mlp::{Mlp, MlpConfig};

@@ -1,0 +1,78 @@
+//! Sixteen floats at a time, in plain code that the compiler turns into vector instructions.
+
+/// As many floats as the widest registers hold; narrower ones take two or four instructions.
+pub(super) const LANES: usize = 16;
+
+/// A vector of floats.
+#[derive(Clone, Copy)]
+pub(super) struct V(pub [f32; LANES]);
+
+macro_rules! operator {
+    ($trait:ident, $method:ident, $op:tt) => {
+        impl std::ops::$trait for V {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(mut self, other: Self) -> Self {
+                for i in 0..LANES {
+                    self.0[i] = self.0[i] $op other.0[i];
+                }
+                self
+            }
+        }
+    };
+}
+operator!(Add, add, +);
+operator!(Sub, sub, -);
+operator!(Mul, mul, *);
+
+impl V {
+    pub const ZERO: Self = Self([0.0; LANES]);
+
+    #[inline(always)]
+    pub fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+
+    /// The floats of `slice` from `at` on, filled up with zeros behind its end.
+    #[inline(always)]
+    pub fn load(slice: &[f32], at: usize) -> Self {
+        match slice.get(at..at + LANES) {
+            Some(whole) => Self(whole.try_into().expect("as many as asked for")),
+            None => {
+                let mut v = [0.0; LANES];
+                let rest = &slice[at..];
+                v[..rest.len()].copy_from_slice(rest);
+                Self(v)
+            }
+        }
+    }
+
+    /// Writes what fits into `slice` from `at` on.
+    #[inline(always)]
+    pub fn store(self, slice: &mut [f32], at: usize) {
+        match slice.get_mut(at..at + LANES) {
+            Some(whole) => whole.copy_from_slice(&self.0),
+            None => {
+                let rest = &mut slice[at..];
+                rest.copy_from_slice(&self.0[..rest.len()]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
+        for i in 0..LANES {
+            self.0[i] = f(self.0[i]);
+        }
+        self
+    }
+
+    /// `self` where `a` is above `b`, and zero elsewhere.
+    #[inline(always)]
+    pub fn where_above(mut self, a: Self, b: Self) -> Self {
+        for i in 0..LANES {
+            self.0[i] = if a.0[i] > b.0[i] { self.0[i] } else { 0.0 };
+        }
+        self
+    }
+}

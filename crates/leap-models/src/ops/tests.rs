@@ -1,0 +1,153 @@
+//! The block against Burn's own operations, and against finite differences.
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use leap_core::run_rng;
+use proptest::prelude::*;
+use rand::Rng;
+
+use crate::{ConvBlock, ConvNetConfig};
+
+fn devices() -> Vec<Device> {
+    ["flex", "ndarray"]
+        .into_iter()
+        .filter_map(|name| leap_core::device(name).ok())
+        .collect()
+}
+
+/// A block with random parameters, and a random input.
+fn block(
+    inputs: usize,
+    outputs: usize,
+    size: [usize; 3],
+    device: &Device,
+    seed: u64,
+) -> (ConvBlock, Tensor<4>) {
+    let net = ConvNetConfig::new()
+        .with_layers(1)
+        .with_channels(inputs)
+        .with_filters(outputs)
+        .with_image_size([size[1], size[2]]);
+    let net = net.init(&device.clone().autodiff()).unwrap();
+    let mut rng = run_rng(seed, "block");
+    let net = leap_core::redraw(net, &burn::module::ParamGroup::all(), &mut rng);
+    let mut block = net.encoder.blocks.into_iter().next().unwrap();
+    let mut values = |n: usize, range: std::ops::Range<f32>| -> Vec<f32> {
+        (0..n).map(|_| rng.random_range(range.clone())).collect()
+    };
+    let norm = block.norm.as_mut().unwrap();
+    let set = |param: &mut burn::module::Param<Tensor<1>>, values: Vec<f32>| {
+        *param = param.clone().map(|old| {
+            let new = Tensor::from_data(TensorData::from(values.as_slice()), &old.device());
+            new.require_grad()
+        });
+    };
+    set(&mut norm.gamma, values(outputs, 0.5..1.5));
+    set(&mut norm.beta, values(outputs, -0.5..0.5));
+    let shape = [size[0], inputs, size[1], size[2]];
+    let x = TensorData::new(values(shape.iter().product(), -1.0..1.0), shape);
+    (block, Tensor::from_data(x, &device.clone().autodiff()))
+}
+
+/// Everything that a training pass computes: result, gradients of input and parameters, running statistics.
+fn train(block: &ConvBlock, x: &Tensor<4>, fused: bool) -> Vec<Vec<f32>> {
+    let block = leap_core::task_copy(block);
+    let x = x.clone().detach().require_grad();
+    let y = match fused {
+        true => block
+            .forward_fused(&x)
+            .expect("the fused operation applies"),
+        false => block.forward_unfused(x.clone()),
+    };
+    // Weights that make the gradient of each output another.
+    let weights = Tensor::arange(0..y.shape().num_elements() as i64, &y.device())
+        .float()
+        .sin();
+    let loss = (y.clone() * weights.reshape(y.dims())).sum();
+    let mut grads = loss.backward();
+    let of_x = x.grad(&grads).unwrap();
+    let of_params = GradientsParams::from_module(&mut grads, &block);
+    let norm = block.norm.as_ref().unwrap();
+    let bias = block.conv.bias.as_ref().unwrap();
+    let vector = |id| of_params.get::<1>(id).unwrap();
+    let valid = block.valid();
+    let statistics = valid.norm.as_ref().unwrap();
+    let flat = |t: Tensor<1>| t.into_data().try_to_vec::<f32>().unwrap();
+    vec![
+        flat(y.inner().flatten(0, 3)),
+        flat(of_x.flatten(0, 3)),
+        flat(
+            of_params
+                .get::<4>(block.conv.weight.id)
+                .unwrap()
+                .flatten(0, 3),
+        ),
+        flat(vector(bias.id)),
+        flat(vector(norm.gamma.id)),
+        flat(vector(norm.beta.id)),
+        flat(statistics.running_mean.value()),
+        flat(statistics.running_var.value()),
+    ]
+}
+
+const PARTS: [&str; 8] = [
+    "y", "dx", "dweight", "dbias", "dgamma", "dbeta", "mean", "variance",
+];
+
+fn assert_close(what: &str, ours: &[f32], theirs: &[f32], scale: f32) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!(
+            (a - b).abs() <= scale,
+            "{what}[{i}]: {a}, not {b} (within {scale})"
+        );
+    }
+}
+
+/// The largest absolute value, at least `floor`.
+fn largest(values: &[f32], floor: f32) -> f32 {
+    values.iter().fold(floor, |m, v| m.max(v.abs()))
+}
+
+fn compare(inputs: usize, outputs: usize, size: [usize; 3], seed: u64) {
+    for device in devices() {
+        let (block, x) = block(inputs, outputs, size, &device, seed);
+        let (ours, theirs) = (train(&block, &x, true), train(&block, &x, false));
+        for ((what, ours), theirs) in PARTS.iter().zip(&ours).zip(&theirs) {
+            // The bias has no effect behind the normalization: what its gradient has is rounding.
+            let floor = if *what == "dbias" { 10.0 } else { 1e-2 };
+            assert_close(what, ours, theirs, 2e-4 * largest(theirs, floor));
+        }
+        // Evaluation, with the running statistics.
+        let (block, x) = (block.valid(), x.inner());
+        let ours = block
+            .forward_fused(&x)
+            .expect("the fused operation applies");
+        let theirs = block.forward_unfused(x);
+        let flat = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().unwrap();
+        assert_close("evaluated", &flat(ours), &flat(theirs), 1e-4);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn the_block_is_burns_own(
+        inputs in prop_oneof![1usize..4, 7usize..10, 15usize..18, Just(40)],
+        outputs in prop_oneof![1usize..4, 15usize..18, Just(33)],
+        batch in 2usize..5,
+        height in 2usize..10,
+        width in 2usize..10,
+        seed in any::<u64>(),
+    ) {
+        compare(inputs, outputs, [batch, height, width], seed);
+    }
+}
+
+#[test]
+fn the_papers_blocks_are_burns_own() {
+    for (inputs, side) in [(1, 28), (64, 14), (64, 7), (64, 3)] {
+        compare(inputs, 64, [20, side, side], 1);
+    }
+}
