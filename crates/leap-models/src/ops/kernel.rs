@@ -498,38 +498,35 @@ fn pool_products(
 
 #[inline(always)]
 fn keep_largest(four: [V; 4], bias: &[f32], c: usize, window: &mut [f32], winners: &mut [u8]) {
-    let (mut best, mut winner) = (four[0], [0u8; LANES]);
+    let (mut best, mut winner) = (four[0], [0i32; LANES]);
     for (which, one) in four.into_iter().enumerate().skip(1) {
         for i in 0..LANES {
             // What is not a number must not get lost.
-            if one.0[i] > best.0[i] || one.0[i].is_nan() {
-                best.0[i] = one.0[i];
-                winner[i] = which as u8;
-            }
+            let wins = (one.0[i] > best.0[i]) | one.0[i].is_nan();
+            best.0[i] = if wins { one.0[i] } else { best.0[i] };
+            winner[i] = if wins { which as i32 } else { winner[i] };
         }
     }
     (best + V::load(bias, c)).store(window, c);
-    let rest = &mut winners[c..];
-    let len = rest.len().min(LANES);
-    rest[..len].copy_from_slice(&winner[..len]);
+    let winner = winner.map(|w| w as u8);
+    match winners.get_mut(c..c + LANES) {
+        Some(whole) => whole.copy_from_slice(&winner),
+        None => winners[c..].iter_mut().zip(winner).for_each(|(w, new)| *w = new),
+    }
 }
 
 /// The gradient of a window, at the place of the four that was the largest.
 #[inline(always)]
 fn unpool(dz: &[f32], winners: &[u8], c: usize) -> [V; 4] {
     let upstream = V::load(dz, c);
+    let winner: [u8; LANES] = match winners.get(c..c + LANES) {
+        Some(whole) => whole.try_into().expect("as many as asked for"),
+        None => std::array::from_fn(|i| winners.get(c + i).copied().unwrap_or(0)),
+    };
     let mut four = [V::ZERO; 4];
-    let mut winner = [0u8; LANES];
-    let rest = &winners[c..];
-    let len = rest.len().min(LANES);
-    winner[..len].copy_from_slice(&rest[..len]);
     for (which, one) in four.iter_mut().enumerate() {
         for i in 0..LANES {
-            one.0[i] = if winner[i] == which as u8 {
-                upstream.0[i]
-            } else {
-                0.0
-            };
+            one.0[i] = if winner[i] == which as u8 { upstream.0[i] } else { 0.0 };
         }
     }
     four
@@ -687,17 +684,21 @@ fn direct_backward(arch: Arch, saved: &Saved, dz: &[f32], x: Option<&mut [f32]>)
 fn direct_filters_back(g: Geometry, images: &[f32], dz: &[f32], winners: &[u8]) -> Buffer {
     let outside = vec![0.0; g.inputs];
     let mut filters = Buffer::zeroed(9 * g.inputs * g.outputs);
-    for input in 0..g.inputs {
-        for c in (0..g.outputs).step_by(LANES) {
-            for first in (0..g.tiles()).step_by(ROWS_AT_A_TIME) {
+    let mut patches = [[0.0; POSITIONS]; ROWS_AT_A_TIME];
+    for first in (0..g.tiles()).step_by(ROWS_AT_A_TIME) {
+        let tiles = first..g.tiles().min(first + ROWS_AT_A_TIME);
+        for input in 0..g.inputs {
+            for (patch, tile) in patches.iter_mut().zip(tiles.clone()) {
+                *patch = g.patch(images, tile, &outside).map(|pixel| pixel[input]);
+            }
+            for c in (0..g.outputs).step_by(LANES) {
                 let mut sums = [V::ZERO; 9];
-                for tile in first..g.tiles().min(first + ROWS_AT_A_TIME) {
-                    let patch = g.patch(images, tile, &outside);
+                for (patch, tile) in patches.iter().zip(tiles.clone()) {
                     let window = tile * g.outputs..(tile + 1) * g.outputs;
                     let four = unpool(&dz[window.clone()], &winners[window], c);
                     for (tap, sum) in sums.iter_mut().enumerate() {
                         for (which, one) in four.iter().enumerate() {
-                            *sum = *sum + V::splat(patch[seen(which, tap)][input]) * *one;
+                            *sum = *sum + V::splat(patch[seen(which, tap)]) * *one;
                         }
                     }
                 }

@@ -38,12 +38,7 @@ impl V {
     pub fn load(slice: &[f32], at: usize) -> Self {
         match slice.get(at..at + LANES) {
             Some(whole) => Self(whole.try_into().expect("as many as asked for")),
-            None => {
-                let mut v = [0.0; LANES];
-                let rest = &slice[at..];
-                v[..rest.len()].copy_from_slice(rest);
-                Self(v)
-            }
+            None => Self(std::array::from_fn(|i| slice.get(at + i).copied().unwrap_or(0.0))),
         }
     }
 
@@ -52,10 +47,7 @@ impl V {
     pub fn store(self, slice: &mut [f32], at: usize) {
         match slice.get_mut(at..at + LANES) {
             Some(whole) => whole.copy_from_slice(&self.0),
-            None => {
-                let rest = &mut slice[at..];
-                rest.copy_from_slice(&self.0[..rest.len()]);
-            }
+            None => slice[at..].iter_mut().zip(self.0).for_each(|(old, new)| *old = new),
         }
     }
 
