@@ -511,7 +511,10 @@ fn keep_largest(four: [V; 4], bias: &[f32], c: usize, window: &mut [f32], winner
     let winner = winner.map(|w| w as u8);
     match winners.get_mut(c..c + LANES) {
         Some(whole) => whole.copy_from_slice(&winner),
-        None => winners[c..].iter_mut().zip(winner).for_each(|(w, new)| *w = new),
+        None => winners[c..]
+            .iter_mut()
+            .zip(winner)
+            .for_each(|(w, new)| *w = new),
     }
 }
 
@@ -526,7 +529,11 @@ fn unpool(dz: &[f32], winners: &[u8], c: usize) -> [V; 4] {
     let mut four = [V::ZERO; 4];
     for (which, one) in four.iter_mut().enumerate() {
         for i in 0..LANES {
-            one.0[i] = if winner[i] == which as u8 { upstream.0[i] } else { 0.0 };
+            one.0[i] = if winner[i] == which as u8 {
+                upstream.0[i]
+            } else {
+                0.0
+            };
         }
     }
     four

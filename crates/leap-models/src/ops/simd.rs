@@ -38,7 +38,9 @@ impl V {
     pub fn load(slice: &[f32], at: usize) -> Self {
         match slice.get(at..at + LANES) {
             Some(whole) => Self(whole.try_into().expect("as many as asked for")),
-            None => Self(std::array::from_fn(|i| slice.get(at + i).copied().unwrap_or(0.0))),
+            None => Self(std::array::from_fn(|i| {
+                slice.get(at + i).copied().unwrap_or(0.0)
+            })),
         }
     }
 
@@ -47,7 +49,10 @@ impl V {
     pub fn store(self, slice: &mut [f32], at: usize) {
         match slice.get_mut(at..at + LANES) {
             Some(whole) => whole.copy_from_slice(&self.0),
-            None => slice[at..].iter_mut().zip(self.0).for_each(|(old, new)| *old = new),
+            None => slice[at..]
+                .iter_mut()
+                .zip(self.0)
+                .for_each(|(old, new)| *old = new),
         }
     }
 

@@ -151,3 +151,137 @@ fn the_papers_blocks_are_burns_own() {
         compare(inputs, 64, [20, side, side], 1);
     }
 }
+
+/// The gradients are the slopes of the loss, along random directions.
+#[test]
+fn gradients_are_finite_differences() {
+    for device in devices() {
+        for inputs in [2, 9] {
+            let (block, x) = block(inputs, 5, [3, 6, 7], &device, 4);
+            let loss = |block: &ConvBlock, x: &Tensor<4>| {
+                let y = block.forward_fused(x).expect("the fused operation applies");
+                let weights = Tensor::arange(0..y.shape().num_elements() as i64, &y.device());
+                let weights = weights.float().sin().reshape(y.dims());
+                (y * weights).sum()
+            };
+            let x = x.require_grad();
+            let grads = loss(&block, &x).backward();
+            let slope_of = |step: f32, direction: &Tensor<4>, of_weight: bool| {
+                let at = |step: f32| {
+                    let (mut block, mut x) = (leap_core::task_copy(&block), x.clone().detach());
+                    if of_weight {
+                        let weight = block.conv.weight.clone();
+                        block.conv.weight = weight.map(|w| {
+                            Tensor::from_inner(w.inner() + direction.clone() * step).require_grad()
+                        });
+                    } else {
+                        x = x + Tensor::from_inner(direction.clone() * step);
+                    }
+                    f64::from(loss(&block, &x).into_scalar::<f32>())
+                };
+                (at(step) - at(-step)) / (2.0 * f64::from(step))
+            };
+            for (of_weight, gradient) in [
+                (true, block.conv.weight.val().grad(&grads).unwrap()),
+                (false, x.grad(&grads).unwrap()),
+            ] {
+                let mut rng = run_rng(1, "direction");
+                for _ in 0..3 {
+                    let count = gradient.shape().num_elements();
+                    let direction: Vec<f32> =
+                        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
+                    let direction = TensorData::new(direction, gradient.dims());
+                    let direction = Tensor::<4>::from_data(direction, &gradient.device());
+                    let analytic = (gradient.clone() * direction.clone())
+                        .sum()
+                        .into_scalar::<f32>();
+                    // Pooling and ReLU have kinks, which a step may cross.
+                    let slope = slope_of(1e-4, &direction, of_weight);
+                    let error = (slope - f64::from(analytic)).abs();
+                    assert!(
+                        error < 0.02 * slope.abs().max(1.0),
+                        "{slope}, not {analytic}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_number_is_not_lost() {
+    for device in devices() {
+        for inputs in [1, 8] {
+            let (block, x) = block(inputs, 4, [2, 4, 4], &device, 0);
+            let x = x.inner();
+            let bad = x.clone().slice_fill([0..1, 0..1, 1..2, 1..2], f32::NAN);
+            let y = block.forward_fused(&Tensor::from_inner(bad)).unwrap();
+            let values = y.inner().into_data().try_to_vec::<f32>().unwrap();
+            assert!(
+                values.iter().all(|v| v.is_nan()),
+                "the batch's statistics spread it"
+            );
+        }
+    }
+}
+
+#[test]
+fn tiny_numbers_stay_finite_and_right() {
+    for device in devices() {
+        let (block, x) = block(8, 16, [2, 6, 6], &device, 0);
+        let denormal = x * 1e-39;
+        let (ours, theirs) = (
+            train(&block, &denormal, true),
+            train(&block, &denormal, false),
+        );
+        for (what, ours, theirs) in
+            [(0, 0, 0), (4, 4, 4), (5, 5, 5)].map(|(i, j, k)| (PARTS[i], &ours[j], &theirs[k]))
+        {
+            assert!(ours.iter().all(|v| v.is_finite()));
+            assert_close(what, ours, theirs, 1e-4 * largest(theirs, 1.0));
+        }
+    }
+}
+
+/// Where the operation does not apply, the block is computed all the same.
+#[test]
+fn other_blocks_fall_back_to_burn() {
+    let device = Device::flex();
+    let config = ConvNetConfig::new()
+        .with_layers(1)
+        .with_filters(3)
+        .with_image_size([6, 6]);
+    let images = Tensor::<4>::ones([2, 1, 6, 6], &device);
+    let result = |config: ConvNetConfig, x: &Tensor<4>| {
+        let net = config.init(&x.device()).unwrap();
+        let block = &net.encoder.blocks[0];
+        (
+            block.forward_fused(x).is_some(),
+            block.forward(x.clone()).dims(),
+        )
+    };
+    assert_eq!(result(config.clone(), &images), (true, [2, 3, 3, 3]));
+    let others = [
+        (config.clone().with_kernel_size(5), [2, 3, 2, 2]),
+        (config.clone().with_padding(0), [2, 3, 2, 2]),
+        (config.clone().with_max_pool(false), [2, 3, 6, 6]),
+        (config.clone().with_batch_norm(false), [2, 3, 3, 3]),
+    ];
+    for (other, shape) in others {
+        assert_eq!(result(other, &images), (false, shape));
+    }
+    let doubles = images.clone().cast(burn::tensor::DType::F64);
+    assert!(!super::applies(&doubles));
+    assert!(!super::applies(&images.clone().slice([
+        0..2,
+        0..1,
+        0..1,
+        0..6
+    ])));
+    assert!(!super::applies(&images.slice([0..0, 0..1, 0..6, 0..6])));
+
+    // Frozen normalization within a graph is Burn's.
+    let net = config.init(&device.autodiff()).unwrap().freeze();
+    let x = Tensor::<4>::ones([2, 1, 6, 6], &Device::flex().autodiff());
+    assert!(net.encoder.blocks[0].forward_fused(&x).is_none());
+}
