@@ -10,6 +10,9 @@
 //! The backward pass is the adjoint of each of these steps. Inputs of few channels, for which the products would be
 //! too thin, are convolved directly.
 
+// Positions are counted as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -564,25 +567,32 @@ fn unpool_products(g: Geometry, dz: &[f32], winners: &[u8], products: &mut [f32]
 #[inline(always)]
 fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
     let mut filters = Buffer::take(POSITIONS * g.inputs * g.outputs);
-    let along = |w: [f32; 3]| {
-        [
-            w[0],
-            (w[0] + w[1] + w[2]) / 2.0,
-            (w[0] - w[1] + w[2]) / 2.0,
-            w[2],
-        ]
-    };
-    for output in 0..g.outputs {
-        for input in 0..g.inputs {
-            let at = 9 * (output * g.inputs + input);
-            let w = &weight[at..at + 9];
-            let rows = [0, 1, 2].map(|i| along([w[3 * i], w[3 * i + 1], w[3 * i + 2]]));
+    let half = V::splat(0.5);
+    for input in 0..g.inputs {
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut w = [V::ZERO; 9];
+            for lane in 0..LANES.min(g.outputs - c) {
+                let at = 9 * ((c + lane) * g.inputs + input);
+                for (w, tap) in w.iter_mut().zip(&weight[at..at + 9]) {
+                    w.0[lane] = *tap;
+                }
+            }
+            let mut rows = [V::ZERO; 12];
+            for i in 0..3 {
+                let [p, q, r] = [w[3 * i], w[3 * i + 1], w[3 * i + 2]];
+                [
+                    rows[4 * i],
+                    rows[4 * i + 1],
+                    rows[4 * i + 2],
+                    rows[4 * i + 3],
+                ] = [p, (p + q + r) * half, (p - q + r) * half, r];
+            }
             for j in 0..4 {
-                for (i, u) in along([rows[0][j], rows[1][j], rows[2][j]])
-                    .into_iter()
-                    .enumerate()
-                {
-                    filters[((4 * i + j) * g.inputs + input) * g.outputs + output] = u;
+                let [p, q, r] = [rows[j], rows[4 + j], rows[8 + j]];
+                let column = [p, (p + q + r) * half, (p - q + r) * half, r];
+                for (i, u) in column.into_iter().enumerate() {
+                    let at = ((4 * i + j) * g.inputs + input) * g.outputs;
+                    u.store(&mut filters[at..at + g.outputs], c);
                 }
             }
         }
@@ -594,25 +604,30 @@ fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
 #[inline(always)]
 fn transform_filters_back(g: Geometry, filters: &[f32]) -> Vec<f32> {
     let mut weight = vec![0.0; 9 * g.inputs * g.outputs];
-    let along = |u: [f32; 4]| {
-        [
-            u[0] + (u[1] + u[2]) / 2.0,
-            (u[1] - u[2]) / 2.0,
-            (u[1] + u[2]) / 2.0 + u[3],
-        ]
-    };
+    let half = V::splat(0.5);
     for input in 0..g.inputs {
-        for output in 0..g.outputs {
-            let u = |k: usize| filters[(k * g.inputs + input) * g.outputs + output];
-            let rows =
-                [0, 1, 2, 3].map(|i| along([u(4 * i), u(4 * i + 1), u(4 * i + 2), u(4 * i + 3)]));
-            let at = 9 * (output * g.inputs + input);
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut rows = [V::ZERO; 12];
+            for i in 0..4 {
+                let mut u = [V::ZERO; 4];
+                for (j, u) in u.iter_mut().enumerate() {
+                    let at = ((4 * i + j) * g.inputs + input) * g.outputs;
+                    *u = V::load(&filters[at..at + g.outputs], c);
+                }
+                let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
+                [rows[3 * i], rows[3 * i + 1], rows[3 * i + 2]] =
+                    [u[0] + sum, difference, sum + u[3]];
+            }
+            let mut w = [V::ZERO; 9];
             for j in 0..3 {
-                for (i, w) in along([0, 1, 2, 3].map(|i| rows[i][j]))
-                    .into_iter()
-                    .enumerate()
-                {
-                    weight[at + 3 * i + j] = w;
+                let u = [rows[j], rows[3 + j], rows[6 + j], rows[9 + j]];
+                let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
+                [w[j], w[3 + j], w[6 + j]] = [u[0] + sum, difference, sum + u[3]];
+            }
+            for lane in 0..LANES.min(g.outputs - c) {
+                let at = 9 * ((c + lane) * g.inputs + input);
+                for (tap, w) in weight[at..at + 9].iter_mut().zip(&w) {
+                    *tap = w.0[lane];
                 }
             }
         }

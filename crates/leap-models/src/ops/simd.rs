@@ -14,16 +14,16 @@ macro_rules! operator {
             #[inline(always)]
             fn $method(mut self, other: Self) -> Self {
                 for i in 0..LANES {
-                    self.0[i] = self.0[i] $op other.0[i];
+                    self.0[i] $op other.0[i];
                 }
                 self
             }
         }
     };
 }
-operator!(Add, add, +);
-operator!(Sub, sub, -);
-operator!(Mul, mul, *);
+operator!(Add, add, +=);
+operator!(Sub, sub, -=);
+operator!(Mul, mul, *=);
 
 impl V {
     pub const ZERO: Self = Self([0.0; LANES]);
