@@ -32,24 +32,24 @@ struct Args {
     /// Seed of all that is random
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Alphabets to meta-train on [default: 20]
-    #[arg(long)]
-    alphabets: Option<usize>,
+    /// Alphabets to meta-train on
+    #[arg(long, default_value_t = 20)]
+    alphabets: usize,
     /// Alphabets held out for the test [default: 10; quick: 5]
     #[arg(long)]
     test_alphabets: Option<usize>,
     /// Meta-steps [default: 1000; quick: 40]
     #[arg(long)]
     meta_steps: Option<usize>,
-    /// Tasks in a meta-batch [default: 20; quick: 4]
+    /// Tasks in a meta-batch [default: 20; quick: 5]
     #[arg(long)]
     meta_batch: Option<usize>,
     /// Training steps of a task [default: 100; quick: 50]
     #[arg(long)]
     task_steps: Option<usize>,
-    /// Drawings in a batch [default: 20]
-    #[arg(long)]
-    batch: Option<usize>,
+    /// Drawings in a batch
+    #[arg(long, default_value_t = 20)]
+    batch: usize,
     /// Learning rate of the tasks
     #[arg(long, default_value_t = 0.1)]
     task_lr: f64,
@@ -74,9 +74,9 @@ struct Args {
     /// Characters in a task
     #[arg(long, default_value_t = 20)]
     classes: usize,
-    /// Filters in each convolution [default: 64; quick: 24]
-    #[arg(long)]
-    filters: Option<usize>,
+    /// Filters in each convolution
+    #[arg(long, default_value_t = 64)]
+    filters: usize,
     /// Convolution blocks
     #[arg(long, default_value_t = 4)]
     layers: usize,
@@ -171,7 +171,7 @@ fn run() -> Result<()> {
     let seed = args.seed;
     let model = ConvNetConfig::new()
         .with_classes(args.classes)
-        .with_filters(or(args.filters, 64, 24))
+        .with_filters(args.filters)
         .with_layers(args.layers)
         .with_kernel_size(args.kernel_size)
         .with_padding(args.padding)
@@ -179,10 +179,10 @@ fn run() -> Result<()> {
         .with_batch_norm(!args.no_batch_norm)
         .with_image_size([args.image_size; 2]);
     let tasks = OmniglotTasksConfig::new()
-        .with_train_alphabets(or(args.alphabets, 20, 20))
+        .with_train_alphabets(args.alphabets)
         .with_test_alphabets(or(args.test_alphabets, 10, 5))
         .with_classes(args.classes)
-        .with_batch_size(or(args.batch, 20, 20))
+        .with_batch_size(args.batch)
         .with_seed(seed);
     let leap = Leap::new()
         .with_norm(match args.norm {
@@ -192,7 +192,7 @@ fn run() -> Result<()> {
         .with_loss(!args.no_loss)
         .with_stabilizer(!args.no_stabilizer);
     let meta_steps = or(args.meta_steps, 1000, 40);
-    let meta_batch = or(args.meta_batch, 20, 4);
+    let meta_batch = or(args.meta_batch, 20, 5);
     let task_steps = or(args.task_steps, 100, 50);
     let config = json!({
         "seed": seed,
