@@ -90,7 +90,7 @@ fn main() -> Result<(), leap_core::Error> {
                 model = inner.step(0.2, model, grads);
             }
             total += task.loss(&model, &device).into_scalar::<f32>() / 8.0;
-            meta.add(path.finish(&model)?.gradient)?;
+            meta.add(path.finish()?.gradient)?;
         }
         if meta_step % 10 == 0 {
             println!("meta-step {meta_step:2}: error after 10 steps {total:.5}");

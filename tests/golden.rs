@@ -7,14 +7,17 @@ use burn::nn::activation::ActivationConfig;
 use burn::optim::SgdConfig;
 use burn::tensor::{Device, Tensor};
 use leap_core::{
-    Lanes, Leap, LearningPath, MetaGradient, MetaLearner, MetaTrainer, Norm, ParamSpace, Predict,
-    task_copy,
+    Fomaml, Lanes, Leap, Maml, MetaGradient, MetaLearner, MetaTrainer, Method, ParamSpace, Predict,
+    Reptile, task_copy,
 };
 use leap_models::{ConvNetConfig, MlpConfig};
 use leap_tests::{Golden, GoldenTasks, authors_golden, cpu_devices};
 
 /// Of the norm of a whole meta-gradient. PyTorch's own float32 run is within 4e-6.
 const TOLERANCE: f64 = 2e-5;
+
+/// For second derivatives, which are differences of gradients.
+const MAML_TOLERANCE: f64 = 1e-4;
 
 const MLP_NAMES: [(&str, &str); 3] = [("0", "layers.0"), ("2", "layers.1"), ("4", "layers.2")];
 const CONV_NAMES: [(&str, &str); 5] = [
@@ -25,28 +28,19 @@ const CONV_NAMES: [(&str, &str); 5] = [
     ("9", "head"),
 ];
 
+/// Leap's variants by their names in the golden files.
 fn variants() -> impl Iterator<Item = (String, Leap)> {
-    let flags = [false, true];
-    let all = flags.into_iter().flat_map(move |energy| {
-        flags
-            .into_iter()
-            .flat_map(move |loss| flags.into_iter().map(move |stab| (energy, loss, stab)))
-    });
-    all.map(|(energy, loss, stabilizer)| {
+    Method::leap_variants().map(|method| {
+        let Method::Leap(leap) = method else {
+            unreachable!("a variant of Leap")
+        };
         let name = format!(
-            "{}-{}-{}",
-            if energy { "energy" } else { "length" },
-            if loss { "loss" } else { "noloss" },
-            if stabilizer { "stab" } else { "nostab" },
+            "{:?}-{}-{}",
+            leap.norm,
+            if leap.loss { "loss" } else { "noloss" },
+            if leap.stabilizer { "stab" } else { "nostab" },
         );
-        let norm = if energy { Norm::Energy } else { Norm::Length };
-        (
-            name,
-            Leap::new()
-                .with_norm(norm)
-                .with_loss(loss)
-                .with_stabilizer(stabilizer),
-        )
+        (name.to_lowercase(), leap)
     })
 }
 
@@ -58,57 +52,77 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Every meta-gradient and every loss of a golden file.
-fn check<M: Predict<Tensor<D>>, const D: usize>(
-    what: &str,
-    golden: &Golden,
-    empty: M,
-    device: &Device,
-) {
+fn check<M: Predict<Tensor<D>>, const D: usize>(what: &str, golden: &Golden, empty: M) {
     let init = golden.load(empty, "init");
-    let all = ParamGroup::all();
-    let space = ParamSpace::new(&init, &all).unwrap();
-    let (tasks, steps) = golden.size();
+    let (_, steps) = golden.size();
     let mut worst: f64 = 0.0;
     for optimizer in ["sgd", "momentum", "adam"] {
-        let inner = golden.inner_loop(optimizer, steps);
         for (variant, leap) in variants() {
-            let mut meta = MetaGradient::new();
-            for task in 0..tasks {
-                let mut path = leap.path(&space);
-                let mut batches = GoldenTasks::<D>(golden).get(task, device);
-                let (model, curve) = inner
-                    .run(task_copy(&init), &mut batches, &mut path)
-                    .unwrap();
-                let losses = golden.values(&format!("losses/{optimizer}/task{task}")).0;
-                for (step, (ours, theirs)) in curve.loss.iter().zip(&losses).enumerate() {
-                    assert!(
-                        (ours - f64::from(*theirs)).abs() < 1e-5 * theirs.abs() as f64,
-                        "{what} {optimizer} task {task} step {step}: loss {ours}, not {theirs}"
-                    );
-                }
-                assert_eq!(curve.loss.len(), losses.len());
-                let learned = path.finish(&model).unwrap();
-                assert_eq!(learned.figures.unwrap().segments, steps - 1);
-                meta.add(learned.gradient).unwrap();
-            }
-            // The mean, as a vector: a model that it moves by a step of 1 from 0 would be as good.
-            let mean = meta.take(device).unwrap();
-            let mean = space.gradient(&init, &mean).unwrap().to_vec().unwrap();
             let key = format!("leap/{optimizer}/{variant}");
-            let theirs = golden.load(init.clone(), &key);
-            let theirs = ParamSpace::new(&theirs, &all)
-                .unwrap()
-                .point(&theirs)
-                .unwrap();
-            let error = distance(&mean, &theirs.to_vec().unwrap());
-            assert!(
-                error < TOLERANCE,
-                "{what} {key}: off by {error:e} of its norm"
-            );
-            worst = worst.max(error);
+            worst = worst.max(deviation(what, golden, &init, leap, &key, steps));
+            assert!(worst < TOLERANCE, "{what} {key}: off by {worst:e}");
         }
     }
-    println!("{what}: 24 meta-gradients within {worst:.1e} of their norm");
+    println!("{what}: Leap's 24 meta-gradients within {worst:.1e} of their norm");
+    let first_order = [
+        ("reptile", Method::Reptile(Reptile)),
+        ("fomaml", Method::Fomaml(Fomaml::new())),
+        (
+            "fomaml-query",
+            Method::Fomaml(Fomaml::new().with_query(true)),
+        ),
+    ];
+    for (name, method) in first_order {
+        let error = deviation(what, golden, &init, method, &format!("{name}/sgd"), steps);
+        assert!(error < TOLERANCE, "{what} {name}: off by {error:e}");
+        println!("{what}: {name} within {error:.1e}");
+    }
+    if golden.has("maml5/") {
+        let error = deviation(what, golden, &init, Maml::new(), "maml5/sgd", 5);
+        assert!(error < MAML_TOLERANCE, "{what} MAML: off by {error:e}");
+        println!("{what}: MAML within {error:.1e}");
+    }
+}
+
+/// By how much of its norm a learner's meta-gradient is not the golden `key`.
+fn deviation<M: Predict<Tensor<D>>, L: MetaLearner<M>, const D: usize>(
+    what: &str,
+    golden: &Golden,
+    init: &M,
+    learner: L,
+    key: &str,
+    steps: usize,
+) -> f64 {
+    let all = ParamGroup::all();
+    let space = ParamSpace::new(init, &all).unwrap();
+    let device = init.devices().remove(0);
+    let optimizer = key.split('/').nth(1).expect("METHOD/OPT");
+    let inner = golden.inner_loop(optimizer, steps);
+    let mut meta = MetaGradient::new();
+    for task in 0..golden.size().0 {
+        let mut batches = GoldenTasks::<D>(golden).get(task, &device);
+        let learned = learner
+            .learn(&space, &inner, task_copy(init), &mut batches)
+            .unwrap();
+        let losses = golden.values(&format!("losses/{optimizer}/task{task}")).0;
+        assert_eq!(learned.curve.loss.len(), steps);
+        for (step, (ours, theirs)) in learned.curve.loss.iter().zip(&losses).enumerate() {
+            assert!(
+                (ours - f64::from(*theirs)).abs() < 1e-5 * theirs.abs() as f64,
+                "{what} {optimizer} task {task} step {step}: loss {ours}, not {theirs}"
+            );
+        }
+        assert_eq!(learned.figures.unwrap().segments, steps - 1);
+        meta.add(learned.gradient).unwrap();
+    }
+    let mean = meta.take(&device).unwrap();
+    let mean = space.gradient(init, &mean).unwrap().to_vec().unwrap();
+    let theirs = golden.load(init.clone(), key);
+    let theirs = ParamSpace::new(&theirs, &all)
+        .unwrap()
+        .point(&theirs)
+        .unwrap();
+    distance(&mean, &theirs.to_vec().unwrap())
 }
 
 fn mlp(golden: &Golden, device: &Device) -> leap_models::Mlp {
@@ -140,12 +154,7 @@ fn mlp_is_the_authors() {
     };
     let golden = Golden::open(&folder.join("mlp.safetensors"), &MLP_NAMES);
     for (name, device) in cpu_devices() {
-        check::<_, 2>(
-            &format!("mlp on {name}"),
-            &golden,
-            mlp(&golden, &device),
-            &device,
-        );
+        check::<_, 2>(&format!("mlp on {name}"), &golden, mlp(&golden, &device));
     }
 }
 
@@ -156,7 +165,7 @@ fn conv_is_the_authors() {
     };
     let golden = Golden::open(&folder.join("conv.safetensors"), &CONV_NAMES);
     for (name, device) in cpu_devices() {
-        check::<_, 4>(&format!("conv on {name}"), &golden, conv(&device), &device);
+        check::<_, 4>(&format!("conv on {name}"), &golden, conv(&device));
     }
 }
 
@@ -168,51 +177,53 @@ fn mlp_is_our_own_float64_computation() {
             &format!("own mlp on {name}"),
             &golden,
             mlp(&golden, &device),
-            &device,
         );
     }
 }
 
-/// Reptile's direction is the mean of θ⁰ − θᴷ. Energy without loss telescopes to the same on its own
-/// points, of which the last was measured one update earlier.
+/// Energy without loss telescopes to Reptile's direction on its own points, of which the last was measured
+/// one update earlier.
 #[test]
 fn energy_without_loss_is_reptile() {
     let golden = own_golden();
     let (tasks, steps) = golden.size();
+    let leap: Method = "leap-energy-noloss-nostab".parse().unwrap();
     for (name, device) in cpu_devices() {
         let init = golden.load(mlp(&golden, &device), "init");
         let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
-        let leap = Leap::new()
-            .with_norm(Norm::Energy)
-            .with_loss(false)
-            .with_stabilizer(false);
+        let direction = |method: Method, optimizer, task, steps| {
+            let mut batches = GoldenTasks::<2>(&golden).get(task, &device);
+            let inner = golden.inner_loop(optimizer, steps);
+            let learned = method.learn(&space, &inner, task_copy(&init), &mut batches);
+            learned.unwrap().gradient.to_vec().unwrap()
+        };
         for optimizer in ["sgd", "momentum", "adam"] {
             for task in 0..tasks {
-                let batches = GoldenTasks::<2>(&golden);
-                let mut path = leap.path(&space);
-                let inner = golden.inner_loop(optimizer, steps);
-                let (model, _) = inner
-                    .run(task_copy(&init), &mut batches.get(task, &device), &mut path)
-                    .unwrap();
-                let ours = path.finish(&model).unwrap().gradient.to_vec().unwrap();
-
-                let inner = golden.inner_loop(optimizer, steps - 1);
-                let mut unused = leap.path(&space);
-                let (last, _) = inner
-                    .run(
-                        task_copy(&init),
-                        &mut batches.get(task, &device),
-                        &mut unused,
-                    )
-                    .unwrap();
-                let reptile = space.point(&init).unwrap() - space.point(&last).unwrap();
-                let error = distance(&ours, &reptile.to_vec().unwrap());
+                let ours = direction(leap, optimizer, task, steps);
+                let reptile = direction(Method::Reptile(Reptile), optimizer, task, steps - 1);
+                let error = distance(&ours, &reptile);
                 assert!(
                     error < 1e-6,
                     "{name} {optimizer} task {task}: off by {error:e}"
                 );
             }
         }
+    }
+}
+
+/// MAML differentiates through plain SGD alone, and says so rather than being wrong.
+#[test]
+fn maml_refuses_other_optimizers() {
+    let golden = own_golden();
+    let device = cpu_devices().remove(0).1;
+    let init = golden.load(mlp(&golden, &device), "init");
+    let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
+    for optimizer in ["momentum", "adam"] {
+        let mut batches = GoldenTasks::<2>(&golden).get(0, &device);
+        let inner = golden.inner_loop(optimizer, 5);
+        let result = Maml::new().learn(&space, &inner, task_copy(&init), &mut batches);
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("plain SGD"), "{error}");
     }
 }
 

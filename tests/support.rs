@@ -124,10 +124,14 @@ impl Golden {
 /// The tasks of a golden file, with inputs of rank `D`.
 pub struct GoldenTasks<'a, const D: usize>(pub &'a Golden);
 
-/// A task of a golden file: its batches, one after the other.
+/// A task of a golden file: its batches, one after the other, and a batch for queries.
+#[derive(Clone)]
 pub struct GoldenTask<const D: usize> {
-    batches: std::vec::IntoIter<(Tensor<D>, Tensor<1, Int>)>,
+    batches: std::vec::IntoIter<Batch<D>>,
+    query: Batch<D>,
 }
+
+type Batch<const D: usize> = (Tensor<D>, Tensor<1, Int>);
 
 impl<M: Predict<Tensor<D>>, const D: usize> TaskSet<M> for GoldenTasks<'_, D> {
     type Task = GoldenTask<D>;
@@ -144,9 +148,17 @@ impl<M: Predict<Tensor<D>>, const D: usize> TaskSet<M> for GoldenTasks<'_, D> {
 impl<const D: usize> GoldenTasks<'_, D> {
     /// Task `index` on `device`.
     pub fn get(&self, index: usize, device: &Device) -> GoldenTask<D> {
-        let (x, shape) = self.0.values(&format!("task{index}/x"));
-        let (y, _) = self.0.values(&format!("task{index}/y"));
-        let batch: [usize; D] = shape[1..].try_into().expect("inputs of rank D");
+        GoldenTask {
+            batches: self.batches(index, "", device).into_iter(),
+            query: self.batches(index, "query_", device).remove(0),
+        }
+    }
+
+    /// The batches of a kind; those for queries are not stacked, as there is only one.
+    fn batches(&self, index: usize, kind: &str, device: &Device) -> Vec<Batch<D>> {
+        let (x, shape) = self.0.values(&format!("task{index}/{kind}x"));
+        let (y, _) = self.0.values(&format!("task{index}/{kind}y"));
+        let batch: [usize; D] = shape[shape.len() - D..].try_into().expect("rank D");
         let xs = x.chunks_exact(batch.iter().product());
         let batches = xs.zip(y.chunks_exact(batch[0])).map(|(x, y)| {
             let y: Vec<i32> = y.iter().map(|y| *y as i32).collect();
@@ -155,20 +167,26 @@ impl<const D: usize> GoldenTasks<'_, D> {
                 Tensor::from_data(TensorData::new(y, [batch[0]]), device),
             )
         });
-        let batches: Vec<_> = batches.collect();
-        GoldenTask {
-            batches: batches.into_iter(),
-        }
+        batches.collect()
     }
+}
+
+fn cross_entropy<M: Predict<Tensor<D>>, const D: usize>(model: &M, batch: Batch<D>) -> Tensor<1> {
+    let loss = CrossEntropyLossConfig::new().init(&batch.0.device());
+    loss.forward(model.predict(batch.0), batch.1)
 }
 
 impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for GoldenTask<D> {
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
-        let (x, y) = self
-            .batches
-            .next()
-            .ok_or("the golden batches are used up")?;
-        let loss = CrossEntropyLossConfig::new().init(&x.device());
-        Ok(loss.forward(model.predict(x), y).into())
+        let batch = self.batches.next();
+        Ok(cross_entropy(model, batch.ok_or("the golden batches are used up")?).into())
+    }
+
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        Ok(cross_entropy(model, self.query.clone()))
+    }
+
+    fn fork(&self) -> Option<Self> {
+        Some(self.clone())
     }
 }

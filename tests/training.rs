@@ -10,8 +10,8 @@ use burn::nn::LinearConfig;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::{Device, Tensor};
 use leap_core::{
-    Checkpoints, Error, InnerLoop, Lanes, Leap, LearningPath, MetaLearner, MetaTrainer, ParamSpace,
-    Report, StepLoss, Task, TaskContext, TaskError, TaskSet, redraw, run_rng, task_copy,
+    Checkpoints, Error, InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, Report, StepLoss, Task,
+    TaskContext, TaskError, TaskSet, redraw, run_rng, task_copy,
 };
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -434,14 +434,8 @@ fn path_of<T: Task<Mlp>>(init: &Mlp, task: &mut T, leap: Leap, lr: f64) -> (f64,
     let space = ParamSpace::new(init, &ParamGroup::all()).unwrap();
     let mut path = leap.path(&space);
     let inner = InnerLoop::new(20, SgdConfig::new().init(), lr);
-    let (model, _) = inner.run(task_copy(init), task, &mut path).unwrap();
-    let figures = path
-        .finish(&model)
-        .unwrap()
-        .figures
-        .unwrap()
-        .read()
-        .unwrap();
+    inner.run(task_copy(init), task, &mut path).unwrap();
+    let figures = path.finish().unwrap().figures.read().unwrap();
     (figures.length, figures.energy)
 }
 
@@ -527,8 +521,8 @@ fn a_path_that_goes_nowhere_has_length_zero_and_no_pull() {
     let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
     let mut path = Leap::new().path(&space);
     let inner = InnerLoop::new(3, SgdConfig::new().init(), 0.0);
-    let (model, _) = inner.run(task_copy(&init), &mut Still, &mut path).unwrap();
-    let learned = path.finish(&model).unwrap();
+    inner.run(task_copy(&init), &mut Still, &mut path).unwrap();
+    let learned = path.finish().unwrap();
     assert!(learned.gradient.to_vec().unwrap().iter().all(|g| *g == 0.0));
-    assert_eq!(learned.figures.unwrap().read().unwrap().length, 0.0);
+    assert_eq!(learned.figures.read().unwrap().length, 0.0);
 }

@@ -10,7 +10,13 @@ and 4 of a Sequential with tanh between them. Losses are mean cross-entropies.
 init/NAME                          initial parameters
 taskT/x, taskT/y                   batches, stacked
 losses/OPT/taskT                   losses before each update
-leap/OPT/METRIC-LOSS-STAB/NAME     meta-gradient, mean over the tasks
+taskT/query_x, taskT/query_y       a batch that is not trained on
+leap/OPT/METRIC-LOSS-STAB/NAME     Leap's meta-gradient, mean over the tasks
+reptile/sgd/NAME                   mean of the first point minus the last
+fomaml/sgd/NAME                    mean of the last training gradient
+fomaml-query/sgd/NAME              mean of the query batch's gradient after training
+maml5/sgd/NAME                     mean derivative of the query loss after 5 steps by the initial parameters,
+                                   each by a central difference of the whole training
 """
 
 import itertools
@@ -79,6 +85,25 @@ def meta_gradient(points, energy, with_loss, stabilizer):
     return total
 
 
+def maml(init, x, y, query):
+    def query_loss(params):
+        for step in range(5):
+            grads = loss_and_gradients(params, x[step], y[step])[1]
+            params = [p - 0.1 * g for p, g in zip(params, grads)]
+        return loss_and_gradients(params, *query)[0]
+
+    out = []
+    for i, p in enumerate(init):
+        grad = np.zeros_like(p)
+        for at in np.ndindex(p.shape):
+            change = np.zeros_like(p)
+            change[at] = 1e-5
+            ahead, behind = ([*init[:i], p + sign * change, *init[i + 1 :]] for sign in (1, -1))
+            grad[at] = (query_loss(ahead) - query_loss(behind)) / 2e-5
+        out.append(grad)
+    return out
+
+
 def main():
     rng = np.random.default_rng(20)
     f32 = lambda a: a.astype(np.float32).astype(np.float64)  # what the file can hold
@@ -95,6 +120,14 @@ def main():
         y = (x @ teacher.T).argmax(-1)
         tasks.append((x, y))
         out[f"task{t}/x"], out[f"task{t}/y"] = x, y.astype(np.int32)
+    # Drawn after all the rest, so as to leave it as it was.
+    queries = []
+    for t, (x, y) in enumerate(tasks):
+        query = f32(rng.normal(size=(BATCH, SIZES[0]))), rng.integers(SIZES[-1], size=BATCH)
+        queries.append(query)
+        out[f"task{t}/query_x"], out[f"task{t}/query_y"] = query[0], query[1].astype(np.int32)
+    mean = lambda grads: [sum(per_task) / TASKS for per_task in zip(*grads)]
+    ends = []
     for opt in ["sgd", "momentum", "adam"]:
         paths = []
         for t, (x, y) in enumerate(tasks):
@@ -104,6 +137,7 @@ def main():
                 points.append((params, loss, grads))
                 params = [p + c for p, c in zip(params, update(step + 1, grads))]
             paths.append(points)
+            ends.append(params)
             out[f"losses/{opt}/task{t}"] = np.array([p[1] for p in points])
         assert any(b[1] > a[1] for p in paths for a, b in zip(p, p[1:])), "the stabilizer is not tested"
         for energy, with_loss, stab in itertools.product([False, True], repeat=3):
@@ -112,9 +146,17 @@ def main():
                 "loss" if with_loss else "noloss",
                 "stab" if stab else "nostab",
             ])
-            grads = [meta_gradient(p, energy, with_loss, stab) for p in paths]
-            for name, *per_task in zip(NAMES, *grads):
-                out[f"leap/{opt}/{key}/{name}"] = sum(per_task) / TASKS
+            grads = mean([meta_gradient(p, energy, with_loss, stab) for p in paths])
+            out.update({f"leap/{opt}/{key}/{n}": g for n, g in zip(NAMES, grads)})
+        if opt == "sgd":
+            others = {
+                "reptile": [[a - b for a, b in zip(init, end)] for end in ends],
+                "fomaml": [path[-1][2] for path in paths],
+                "fomaml-query": [loss_and_gradients(end, *q)[1] for end, q in zip(ends, queries)],
+                "maml5": [maml(init, *task, query) for task, query in zip(tasks, queries)],
+            }
+            for name, grads in others.items():
+                out.update({f"{name}/sgd/{n}": g for n, g in zip(NAMES, mean(grads))})
     path = pathlib.Path(__file__).with_name("mlp.safetensors")
     save_file({k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in out.items()}, path)
     print(f"{path}: {len(out)} tensors")

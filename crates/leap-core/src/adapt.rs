@@ -5,8 +5,8 @@ use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 
-use crate::meta::LearningPath;
 use crate::params::read_back;
+use crate::path::LearningPath;
 use crate::report::LearningCurve;
 use crate::task::{StepLoss, Task};
 use crate::{Error, TaskError};
@@ -43,9 +43,24 @@ impl InnerLoop {
     /// An error of the task, or of the path.
     pub fn run<M: Module>(
         &self,
+        model: M,
+        task: &mut impl Task<M>,
+        path: &mut impl LearningPath,
+    ) -> Result<(M, LearningCurve), TaskError> {
+        self.run_with(model, task, path, |_, grads| Ok(grads))
+    }
+
+    /// As [`run`](Self::run), with gradients that `transform` changes, once the path has recorded them and
+    /// before the optimizer takes them.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and those of `transform`.
+    pub fn run_with<M: Module>(
+        &self,
         mut model: M,
         task: &mut impl Task<M>,
         path: &mut impl LearningPath,
+        mut transform: impl FnMut(&M, GradientsParams) -> Result<GradientsParams, Error>,
     ) -> Result<(M, LearningCurve), TaskError> {
         let mut optimizer = self.optimizer.clone();
         let mut lr = self.lr.clone();
@@ -55,6 +70,7 @@ impl InnerLoop {
             let grads = GradientsParams::from_grads(loss.backward(), &model);
             let loss = loss.inner();
             path.record(&model, &loss, &grads)?;
+            let grads = transform(&model, grads)?;
             model = optimizer.step(lr.step(), model, grads);
             losses.push(loss)?;
             if let Some(accuracy) = accuracy {

@@ -1,7 +1,8 @@
 //! Leap meta-learning for [Burn](burn): an initialization from which new tasks are learned along
 //! short paths, at the price of plain training.
 //!
-//! - [`Leap`] is the method: it follows a task's [path](LeapPath) and turns it into a meta-gradient.
+//! - [`Leap`] is the method: it follows a task's [path](LeapPath) and turns it into a meta-gradient. The other
+//!   [meta-learners](MetaLearner) that it is compared with have the same shape, [`Method`] is any of them.
 //! - A [`Task`] is a learning process, a [`TaskSet`] a family of them.
 //! - [`MetaTrainer`] runs both loops on [`Lanes`], with [`Checkpoints`], and evaluates.
 //!
@@ -33,7 +34,7 @@
 //!             path.record(&model, &loss, &grads)?;
 //!             model = inner.step(0.1, model, grads);
 //!         }
-//!         meta.add(path.finish(&model)?.gradient)?;
+//!         meta.add(path.finish()?.gradient)?;
 //!     }
 //!     init = outer.step(0.1, init, meta.take(&device)?);
 //! }
@@ -48,9 +49,10 @@ mod checkpoint;
 mod device;
 mod error;
 mod lanes;
-mod leap;
+mod learners;
 mod meta;
 mod params;
+mod path;
 mod redraw;
 mod report;
 mod seed;
@@ -62,11 +64,16 @@ pub use checkpoint::Checkpoints;
 pub use device::device;
 pub use error::{Error, TaskError};
 pub use lanes::Lanes;
-pub use leap::{Leap, LeapPath, Norm};
-pub use meta::{DeviceFigures, LearningPath, MetaGradient, MetaLearner, TaskGradient};
+pub use learners::{
+    Finetuning, Fomaml, Leap, LeapPath, Maml, Method, NoPretraining, Norm, Reptile, TaskGradient,
+};
+pub use meta::{Learned, MetaGradient, MetaLearner};
 pub use params::{ParamSpace, ParamVector};
+pub use path::{
+    DeviceFigures, LearningPath, PathFigures, PathMeter, PathTrace, Segment, project_paths,
+};
 pub use redraw::redraw;
-pub use report::{LearningCurve, PathFigures, Report, Summary, TaskReport};
+pub use report::{LearningCurve, Report, Summary, TaskReport};
 pub use seed::{Purpose, TaskRng, TaskSeed, run_rng};
 pub use task::{HeldOut, Predict, StepLoss, Task, TaskContext, TaskSet};
 pub use train::{MetaRun, MetaTrainer};

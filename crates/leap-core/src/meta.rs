@@ -4,82 +4,64 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
-use crate::Error;
+use crate::adapt::InnerLoop;
 use crate::params::{ParamSpace, ParamVector};
-use crate::report::PathFigures;
+use crate::path::{DeviceFigures, LearningPath};
+use crate::report::LearningCurve;
+use crate::task::Task;
+use crate::{Error, TaskError};
 
-/// A meta-learner: what is to be learned from the path that a task's training takes.
+/// A meta-learner: what is to be learned from a task's training.
 ///
-/// It is a small value that holds settings alone. What it sees of a task is kept in its
-/// [`Path`](MetaLearner::Path), one a task, so that tasks can run side by side.
-pub trait MetaLearner: Clone + std::fmt::Debug + Send + Sync {
-    /// What is kept of a task while it trains.
-    type Path: LearningPath;
-
-    /// Starts to follow a task.
-    fn path(&self, space: &Arc<ParamSpace>) -> Self::Path;
-}
-
-/// A task's path from the initialization, as far as its meta-learner needs to remember it.
-pub trait LearningPath {
-    /// Records the point at which a loss and its gradients were measured, before the optimizer
-    /// moves on from there.
-    ///
-    /// `loss` has shape `[1]`; nothing is read back from the device.
+/// It is a small value that holds settings alone, so that tasks can run side by side; what is learned
+/// lives in the model, whose parameters are moved by the mean of the meta-gradients. A learner that
+/// works for any model implements this for every `M`; one with parameters of its own, such as
+/// learning rates, implements it for the module that holds them.
+pub trait MetaLearner<M: Module>: Clone + std::fmt::Debug + Send + Sync {
+    /// Trains `model`, which is at the initialization, on `task`, and returns the meta-gradient: the
+    /// direction in `space`, the part of the model that is meta-learned, against which the
+    /// initialization is to move.
     ///
     /// # Errors
-    /// [`Error::MissingParameter`] if `model` has lost a shared parameter.
-    fn record<M: Module>(
-        &mut self,
-        model: &M,
-        loss: &Tensor<1>,
-        grads: &GradientsParams,
-    ) -> Result<(), Error>;
+    /// An error of the task, or whatever prevents a meta-gradient.
+    fn learn<T: Task<M>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        inner: &InnerLoop,
+        model: M,
+        task: &mut T,
+    ) -> Result<Learned<M>, TaskError>;
 
-    /// The task's meta-gradient and the figures of its path. `model` is the trained model.
+    /// Trains `model` on `task` where nothing is learned from it, as on held-out tasks. Override it
+    /// for a learner that changes how tasks are trained.
     ///
     /// # Errors
-    /// Whatever prevents a meta-gradient, such as a path without a segment.
-    fn finish<M: Module>(self, model: &M) -> Result<TaskGradient, Error>;
+    /// An error of the task, or of the path.
+    fn adapt<T: Task<M>>(
+        &self,
+        inner: &InnerLoop,
+        model: M,
+        task: &mut T,
+        path: &mut impl LearningPath,
+    ) -> Result<(M, LearningCurve), TaskError> {
+        inner.run(model, task, path)
+    }
 }
 
-/// What a task contributes to a meta-step.
+/// What came of training a task.
 #[derive(Clone, Debug)]
-pub struct TaskGradient {
+pub struct Learned<M> {
+    /// The trained model.
+    pub model: M,
+    /// Loss and accuracy at each step.
+    pub curve: LearningCurve,
     /// The task's meta-gradient.
     pub gradient: ParamVector,
-    /// Length and energy of its path, still on the device; `None` where the meta-learner does not
-    /// follow the path.
+    /// The figures of its path, still on the device; `None` where the meta-learner does not measure
+    /// them.
     pub figures: Option<DeviceFigures>,
-}
-
-/// The figures of a path on its device, each of shape `[1]`.
-#[derive(Clone, Debug)]
-pub struct DeviceFigures {
-    /// Sum of the segments' lengths.
-    pub length: Tensor<1>,
-    /// Sum of the segments' squared lengths.
-    pub energy: Tensor<1>,
-    /// Number of segments.
-    pub segments: usize,
-}
-
-impl DeviceFigures {
-    /// Reads the figures back from the device.
-    ///
-    /// # Errors
-    /// [`Error::ReadBack`] if the device does not deliver them.
-    pub fn read(&self) -> Result<PathFigures, Error> {
-        let both = Tensor::cat(vec![self.length.clone(), self.energy.clone()], 0);
-        let values = crate::params::read_back(both)?;
-        Ok(PathFigures {
-            length: values[0],
-            energy: values[1],
-            segments: self.segments,
-        })
-    }
 }
 
 /// The mean of the meta-gradients of a meta-batch's tasks: an ordinary gradient, for any Burn

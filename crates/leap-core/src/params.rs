@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 
@@ -78,6 +78,11 @@ impl ParamSpace {
             params: collect.params,
             slots,
         }))
+    }
+
+    /// Ids and paths of the parameters.
+    pub fn params(&self) -> impl Iterator<Item = (ParamId, &str)> {
+        self.params.iter().map(|p| (p.id, p.path.as_str()))
     }
 
     /// Number of scalar parameters.
@@ -192,6 +197,11 @@ impl ParamVector {
         &self.space
     }
 
+    /// The flat tensors, one a parameter, in the order of [`ParamSpace::paths`].
+    pub fn tensors(&self) -> &[Tensor<1>] {
+        &self.tensors
+    }
+
     /// Applies `f` to each parameter's flat tensor.
     pub fn map(self, f: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
         Self {
@@ -230,6 +240,34 @@ impl ParamVector {
             .into_iter()
             .reduce(|a, b| a + b)
             .expect("a parameter space has at least one parameter")
+    }
+
+    /// `model` with the vector as its parameters of the space; the others are left as they are.
+    pub fn place<M: Module>(self, model: M) -> M {
+        struct Place {
+            space: Arc<ParamSpace>,
+            tensors: Vec<Option<Tensor<1>>>,
+        }
+        impl ModuleMapper for Place {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let slot = self.space.slots.get(&param.id);
+                let Some(tensor) = slot.and_then(|&slot| self.tensors[slot].take()) else {
+                    return param;
+                };
+                param.map(|old| {
+                    let new = tensor.cast(old.dtype()).reshape(old.dims());
+                    let new = match old.is_autodiff() {
+                        true => Tensor::from_inner(new),
+                        false => new,
+                    };
+                    new.set_require_grad(old.is_require_grad())
+                })
+            }
+        }
+        model.map(&mut Place {
+            space: self.space,
+            tensors: self.tensors.into_iter().map(Some).collect(),
+        })
     }
 
     /// The same vector on `device`.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::PathFigures;
 use crate::seed::TaskSeed;
 use crate::task::HeldOut;
 
@@ -46,17 +47,6 @@ impl LearningCurve {
     }
 }
 
-/// Length and energy of a path in the meta-learner's manifold.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PathFigures {
-    /// Sum of the segments' lengths (d1).
-    pub length: f64,
-    /// Sum of the segments' squared lengths (d2).
-    pub energy: f64,
-    /// Number of segments.
-    pub segments: usize,
-}
-
 /// How one task's training went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
@@ -95,6 +85,12 @@ pub struct Summary {
     pub held_out_accuracy: Option<f64>,
     /// Length of the path.
     pub path_length: Option<f64>,
+    /// Energy of the path.
+    pub path_energy: Option<f64>,
+    /// Straightness of the path.
+    pub path_straightness: Option<f64>,
+    /// Cosine between the path's segments.
+    pub path_cosine: Option<f64>,
 }
 
 impl Summary {
@@ -111,6 +107,9 @@ impl Summary {
             held_out_loss: over(|t| t.held_out.map(|h| h.loss)),
             held_out_accuracy: over(|t| t.held_out.and_then(|h| h.accuracy)),
             path_length: over(|t| t.path.map(|p| p.length)),
+            path_energy: over(|t| t.path.map(|p| p.energy)),
+            path_straightness: over(|t| t.path.map(|p| p.straightness)),
+            path_cosine: over(|t| t.path.map(|p| p.cosine)),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::seed::{TaskRng, TaskSeed};
 ///
 /// Where the loss comes from is its own affair: the next batch of a data set is one case, an agent
 /// that acts with the model in an environment before it looks back on what happened is another.
-pub trait Task<M: Module> {
+pub trait Task<M: Module>: Sized {
     /// The model that the task starts from, made of a fresh copy of the initialization.
     ///
     /// Override it to replace what is the task's own, such as a head of the task's size. Parameters
@@ -27,6 +27,23 @@ pub trait Task<M: Module> {
     /// # Errors
     /// Any error ends the run and is reported with the task's name and seed.
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError>;
+
+    /// The loss of `model`, of shape `[1]` with its autodiff graph, on a batch that the task has not trained
+    /// on. Only meta-learners that need one ask for it, such as MAML.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed. Without an implementation, one
+    /// that says so.
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        let _ = model;
+        Err("the task has no query batches (`Task::query`)".into())
+    }
+
+    /// The task as it is now, whose next loss will be on the same data as this one's. Only meta-learners
+    /// that repeat a step ask for it, such as MAML; `None` from tasks that cannot.
+    fn fork(&self) -> Option<Self> {
+        None
+    }
 
     /// How well the trained model does on what the task held back, if it holds anything back.
     ///

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::adapt::{InnerLoop, task_copy, task_copy_on};
 use crate::checkpoint::Checkpoints;
 use crate::lanes::Lanes;
-use crate::meta::{LearningPath, MetaGradient, MetaLearner};
+use crate::meta::{MetaGradient, MetaLearner};
 use crate::params::{ParamSpace, ParamVector, read_back};
+use crate::path::{PathMeter, PathTrace};
 use crate::redraw::redraw;
 use crate::report::{Report, TaskReport};
 use crate::seed::{Purpose, TaskSeed};
@@ -42,7 +43,7 @@ pub(crate) struct Settings {
     pub task_steps: usize,
 }
 
-impl<L: MetaLearner> MetaTrainer<L> {
+impl<L: Clone> MetaTrainer<L> {
     /// A trainer with the paper's settings for Omniglot: 20 tasks a meta-batch, 100 steps a task, SGD
     /// with a learning rate of 0.1 inside and outside.
     pub fn new(learner: L) -> Self {
@@ -121,15 +122,18 @@ impl<L: MetaLearner> MetaTrainer<L> {
     /// # Errors
     /// [`Error::InvalidSetting`] for settings that cannot work, [`Error::NothingShared`] if no
     /// trainable parameter of `init` is shared.
-    pub fn begin<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error> {
+    pub fn begin<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
+    where
+        L: MetaLearner<M>,
+    {
         if self.meta_batch_size == 0 {
             return Err(Error::InvalidSetting(
                 "a meta-batch needs at least one task".into(),
             ));
         }
-        if self.inner.steps < 2 {
+        if self.inner.steps == 0 {
             return Err(Error::InvalidSetting(
-                "a task needs at least two steps: a path's segment joins two of them".into(),
+                "a task needs at least one step".into(),
             ));
         }
         let init = task_copy(&init);
@@ -150,7 +154,10 @@ impl<L: MetaLearner> MetaTrainer<L> {
     /// As [`begin`](Self::begin); [`Error::InvalidSetting`] without
     /// [`with_checkpoints`](Self::with_checkpoints); [`Error::Checkpoint`] if the checkpoint is damaged,
     /// or of another model, or of a run with other settings.
-    pub fn resume<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error> {
+    pub fn resume<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
+    where
+        L: MetaLearner<M>,
+    {
         let Some(checkpoints) = &self.checkpoints else {
             return Err(Error::InvalidSetting(
                 "no folder for checkpoints was given".into(),
@@ -181,7 +188,10 @@ impl<L: MetaLearner> MetaTrainer<L> {
         meta_steps: usize,
         tasks: &S,
         lanes: &Lanes,
-    ) -> Result<M, Error> {
+    ) -> Result<M, Error>
+    where
+        L: MetaLearner<M>,
+    {
         let mut run = self.begin(init)?;
         while run.meta_step() < meta_steps {
             run.step(tasks, lanes)?;
@@ -189,7 +199,8 @@ impl<L: MetaLearner> MetaTrainer<L> {
         Ok(run.into_init())
     }
 
-    /// Trains each task of `tasks` from `init`, as meta-training would, without learning from it.
+    /// Trains each task of `tasks` from `init`, as meta-training would, without learning from it. The
+    /// figures of each path are measured, with the loss as a dimension.
     ///
     /// The random numbers depend on the seed and the task's index alone, so that two
     /// initializations are compared on the same batches.
@@ -201,11 +212,44 @@ impl<L: MetaLearner> MetaTrainer<L> {
         init: &M,
         tasks: &S,
         lanes: &Lanes,
-    ) -> Result<Report, Error> {
+    ) -> Result<Report, Error>
+    where
+        L: MetaLearner<M>,
+    {
         let run = self.begin(init.clone())?;
         let picks: Vec<usize> = (0..tasks.len()).collect();
         run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes)
             .map(|(report, _)| report)
+    }
+
+    /// Trains the first `count` of `tasks` from `init` as [`evaluate`](Self::evaluate) does, and keeps every
+    /// point of their paths, for [pictures](crate::project_paths).
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn trace<M: Module, S: TaskSet<M>>(
+        &self,
+        init: &M,
+        tasks: &S,
+        count: usize,
+        lanes: &Lanes,
+    ) -> Result<Vec<PathTrace>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let run = self.begin(init.clone())?;
+        let picks: Vec<usize> = (0..tasks.len().min(count)).collect();
+        let trainer = self;
+        run.on_lanes(&picks, Purpose::HeldOut, tasks, lanes, |attempt, init| {
+            let mut path = PathTrace::new(attempt.space);
+            let train = |task: &mut S::Task, model| {
+                trainer
+                    .learner
+                    .adapt(&trainer.inner, model, task, &mut path)
+            };
+            trainer.attempt(&attempt, init, train)?;
+            Ok(path)
+        })
     }
 }
 
@@ -219,7 +263,7 @@ pub struct MetaRun<M: Module, L> {
     meta_step: usize,
 }
 
-impl<M: Module, L: MetaLearner> MetaRun<M, L> {
+impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
     /// The initialization as it is now.
     pub fn init(&self) -> &M {
         &self.init
@@ -328,34 +372,66 @@ impl<M: Module, L: MetaLearner> MetaRun<M, L> {
         lanes: &Lanes,
     ) -> Result<(Report, Vec<Option<ParamVector>>), Error> {
         let start = Instant::now();
+        let trainer = &self.trainer;
+        let results = self.on_lanes(picks, purpose, tasks, lanes, |attempt, init| {
+            trainer.train_task(&attempt, init)
+        })?;
+        let (tasks, gradients) = results.into_iter().unzip();
+        let report = Report {
+            meta_step: self.meta_step,
+            tasks,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        Ok((report, gradients))
+    }
+
+    /// Does `work` for each of the picked tasks, on the lanes; the results come in the order of `picks`.
+    fn on_lanes<S: TaskSet<M>, T: Send>(
+        &self,
+        picks: &[usize],
+        purpose: Purpose,
+        tasks: &S,
+        lanes: &Lanes,
+        work: impl Fn(Attempt<S>, &M) -> Result<T, Error> + Sync,
+    ) -> Result<Vec<T>, Error> {
         let copies = lanes
             .devices()
             .map(|device| task_copy_on(&self.init, device))
             .collect();
         // What the lanes share; the run itself holds a model, which must not cross threads.
         let seeds: Vec<TaskSeed> = (0..picks.len()).map(|i| self.seed(purpose, i)).collect();
-        let (trainer, space) = (&self.trainer, &self.space);
+        let (space, steps) = (&self.space, self.trainer.inner.steps);
         let work = |init: &M, device: &Device, i: usize| {
-            trainer.train_task(init, space, tasks, picks[i], seeds[i], device)
+            let attempt = Attempt {
+                space,
+                tasks,
+                index: picks[i],
+                context: TaskContext {
+                    seed: seeds[i],
+                    device: device.clone(),
+                    steps,
+                },
+            };
+            work(attempt, init)
         };
         let results = lanes.run(copies, picks.len(), work);
-        let (mut reports, mut gradients) = (Vec::new(), Vec::new());
-        for result in results {
-            let (report, gradient) = result?;
-            reports.push(report);
-            gradients.push(gradient);
-        }
-        let report = Report {
-            meta_step: self.meta_step,
-            tasks: reports,
-            seconds: start.elapsed().as_secs_f64(),
-        };
-        Ok((report, gradients))
+        results.into_iter().collect()
     }
 }
 
-impl<L: MetaLearner> MetaTrainer<L> {
-    fn settings(&self) -> Settings {
+/// A task to be trained once.
+struct Attempt<'a, S> {
+    space: &'a Arc<ParamSpace>,
+    tasks: &'a S,
+    index: usize,
+    context: TaskContext,
+}
+
+impl<L> MetaTrainer<L> {
+    fn settings(&self) -> Settings
+    where
+        L: std::fmt::Debug,
+    {
         Settings {
             learner: format!("{:?}", self.learner),
             seed: self.seed,
@@ -364,55 +440,83 @@ impl<L: MetaLearner> MetaTrainer<L> {
         }
     }
 
-    fn train_task<M: Module, S: TaskSet<M>>(
+    /// Sets a task up and trains it; its errors get its name and seed.
+    fn attempt<M: Module, S: TaskSet<M>, T>(
         &self,
+        attempt: &Attempt<S>,
         init: &M,
-        space: &Arc<ParamSpace>,
-        tasks: &S,
-        index: usize,
-        seed: TaskSeed,
-        device: &Device,
-    ) -> Result<(TaskReport, Option<ParamVector>), Error> {
-        let failed = |source: TaskError| match source.downcast::<Error>() {
+        train: impl FnOnce(&mut S::Task, M) -> Result<T, TaskError>,
+    ) -> Result<T, Error> {
+        let Attempt {
+            tasks,
+            index,
+            context,
+            ..
+        } = attempt;
+        let own = ParamGroup::all().exclude(self.shared.clone());
+        let result = tasks.task(*index, context).and_then(|mut task| {
+            let model = redraw(task_copy(init), &own, &mut context.seed.rng(1));
+            let model = task.start(model)?;
+            train(&mut task, model)
+        });
+        result.map_err(|source| match source.downcast::<Error>() {
             Ok(error) => *error,
             Err(source) => Error::Task {
-                name: tasks.name(index),
-                seed,
+                name: tasks.name(*index),
+                seed: context.seed,
                 source,
             },
-        };
-        let context = TaskContext {
-            seed,
-            device: device.clone(),
-            steps: self.inner.steps,
-        };
-        let mut task = tasks.task(index, &context).map_err(failed)?;
-        let own = ParamGroup::all().exclude(self.shared.clone());
-        let model = redraw(task_copy(init), &own, &mut seed.rng(1));
-        let model = task.start(model).map_err(failed)?;
-        let mut path = self.learner.path(space);
-        let (model, curve) = self
-            .inner
-            .run(model, &mut task, &mut path)
-            .map_err(failed)?;
-        let held_out = task.held_out(&model.valid()).map_err(failed)?;
-        let learned = path.finish(&model)?;
+        })
+    }
 
-        let figures = learned.figures.map(|f| f.read()).transpose()?;
-        let gradient = learned.gradient;
-        let finite = read_back(gradient.dot(&gradient))?[0].is_finite();
+    fn train_task<M: Module, S: TaskSet<M>>(
+        &self,
+        attempt: &Attempt<S>,
+        init: &M,
+    ) -> Result<(TaskReport, Option<ParamVector>), Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let Attempt {
+            space,
+            tasks,
+            index,
+            context,
+        } = attempt;
+        let seed = context.seed;
+        let train = |task: &mut S::Task, model| {
+            let (model, curve, gradient, figures) = match seed.purpose {
+                Purpose::HeldOut => {
+                    let mut path = PathMeter::new(space, true);
+                    let (model, curve) = self.learner.adapt(&self.inner, model, task, &mut path)?;
+                    (model, curve, None, path.figures())
+                }
+                _ => {
+                    let learned = self.learner.learn(space, &self.inner, model, task)?;
+                    let gradient = Some(learned.gradient);
+                    (learned.model, learned.curve, gradient, learned.figures)
+                }
+            };
+            let held_out = task.held_out(&model.valid())?;
+            Ok((curve, gradient, figures, held_out))
+        };
+        let (curve, gradient, figures, held_out) = self.attempt(attempt, init, train)?;
+
+        let figures = figures.map(|f| f.read()).transpose()?;
+        let is_finite = |v: &ParamVector| Ok::<_, Error>(read_back(v.dot(v))?[0].is_finite());
+        let finite = gradient.as_ref().map_or(Ok(true), is_finite)?;
         let left_out = match curve.loss.iter().position(|loss| !loss.is_finite()) {
             Some(step) => Some(format!("the loss is not finite at step {step}")),
             None if !finite => Some("the meta-gradient is not finite".to_string()),
             None => None,
         };
-        let name = tasks.name(index);
+        let name = tasks.name(*index);
         if let Some(reason) = &left_out {
             log::warn!("task `{name}` ({seed}) is left out: {reason}");
         }
-        let gradient = left_out.is_none().then_some(gradient);
+        let gradient = gradient.filter(|_| left_out.is_none());
         let report = TaskReport {
-            index,
+            index: *index,
             name,
             seed,
             curve,

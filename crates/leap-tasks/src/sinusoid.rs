@@ -28,7 +28,7 @@ pub struct Sinusoids {
 }
 
 /// One sinusoid, to be learned by least squares.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Sinusoid {
     amplitude: f64,
     phase: f64,
@@ -75,6 +75,14 @@ impl<M: Predict<Tensor<2>>> Task<M> for Sinusoid {
         let xs = xs.collect();
         let (x, y) = self.samples(xs, &self.device);
         Ok((model.predict(x) - y).square().mean().into())
+    }
+
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        Ok(self.loss(model)?.loss) // Points are never drawn twice.
+    }
+
+    fn fork(&self) -> Option<Self> {
+        Some(self.clone())
     }
 
     /// The mean squared error on 101 points, evenly spaced.

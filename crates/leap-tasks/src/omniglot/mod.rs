@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 pub use augment::RandomAffine;
 pub use data::{Alphabet, Character, Drawing, Omniglot};
-pub use tasks::{OmniglotSplits, OmniglotTask, OmniglotTasks, OmniglotTasksConfig};
+pub use tasks::{MixedOmniglot, OmniglotSplits, OmniglotTask, OmniglotTasks, OmniglotTasksConfig};
 
 /// Data that cannot be read, or settings that do not suit them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

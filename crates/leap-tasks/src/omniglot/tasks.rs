@@ -8,6 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use leap_core::{
     HeldOut, Predict, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSet, run_rng,
 };
+use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::data::Omniglot;
@@ -133,6 +134,64 @@ impl OmniglotTasks {
     }
 }
 
+impl OmniglotTasks {
+    /// All alphabets as one task, for multi-headed finetuning: batches in which they are mixed.
+    ///
+    /// A model for it has a class for every character of every alphabet, [`heads`](Self::heads) times
+    /// `classes` in number: alphabet `i`'s head is outputs `i * classes` and on. Each drawing's loss is that
+    /// of its own alphabet's head alone.
+    pub fn mixed(&self) -> MixedOmniglot {
+        MixedOmniglot(self.clone())
+    }
+
+    /// Number of alphabets, each of which has a head of its own in the [mixture](Self::mixed).
+    pub fn heads(&self) -> usize {
+        self.alphabets.len()
+    }
+
+    /// Training and held-out drawings of an alphabet, whose first class is `first_class`.
+    fn drawings(&self, index: usize, first_class: usize) -> (Samples, Samples) {
+        let (alphabet, characters) = &self.alphabets[index];
+        let characters = characters
+            .iter()
+            .map(|&c| &self.data.alphabets()[*alphabet].characters[c]);
+        let size = self.data.size();
+        let (mut train, mut held_out) = (Vec::new(), Vec::new());
+        for (class, character) in characters.enumerate() {
+            for (i, drawing) in character.drawings.iter().enumerate() {
+                let image = drawing.pixels(size * size).collect();
+                match i < self.config.held_out {
+                    true => held_out.push((image, first_class + class)),
+                    false => train.push((image, first_class + class)),
+                }
+            }
+        }
+        (train, held_out)
+    }
+
+    fn task_on(
+        &self,
+        heads: usize,
+        (train, held_out): (Samples, Samples),
+        context: &TaskContext,
+    ) -> OmniglotTask {
+        let mut rng = context.rng();
+        let samples = context.steps * self.config.batch_size;
+        OmniglotTask {
+            order: order(samples, train.len(), &mut rng),
+            train: train.into(),
+            held_out: held_out.into(),
+            size: self.data.size(),
+            heads,
+            batch_size: self.config.batch_size,
+            augment: self.config.augment.clone(),
+            loss: CrossEntropyLossConfig::new().init(&context.device),
+            device: context.device.clone(),
+            rng,
+        }
+    }
+}
+
 impl<M: Predict<Tensor<4>>> TaskSet<M> for OmniglotTasks {
     type Task = OmniglotTask;
 
@@ -145,36 +204,38 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for OmniglotTasks {
     }
 
     fn task(&self, index: usize, context: &TaskContext) -> Result<OmniglotTask, TaskError> {
-        let (alphabet, characters) = &self.alphabets[index];
-        let characters = characters
-            .iter()
-            .map(|&c| &self.data.alphabets()[*alphabet].characters[c]);
-        let size = self.data.size();
-        let (mut train, mut held_out) = (Vec::new(), Vec::new());
-        for (class, character) in characters.enumerate() {
-            for (i, drawing) in character.drawings.iter().enumerate() {
-                let image = drawing.pixels(size * size).collect();
-                match i < self.config.held_out {
-                    true => held_out.push((image, class)),
-                    false => train.push((image, class)),
-                }
-            }
-        }
-        let mut rng = context.rng();
-        let samples = context.steps * self.config.batch_size;
-        Ok(OmniglotTask {
-            order: order(samples, train.len(), &mut rng),
-            train,
-            held_out,
-            size,
-            batch_size: self.config.batch_size,
-            augment: self.config.augment.clone(),
-            loss: CrossEntropyLossConfig::new().init(&context.device),
-            device: context.device.clone(),
-            rng,
-        })
+        Ok(self.task_on(1, self.drawings(index, 0), context))
     }
 }
+
+/// Several alphabets as one task, see [`OmniglotTasks::mixed`].
+#[derive(Clone, Debug)]
+pub struct MixedOmniglot(OmniglotTasks);
+
+impl<M: Predict<Tensor<4>>> TaskSet<M> for MixedOmniglot {
+    type Task = OmniglotTask;
+
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn name(&self, _index: usize) -> String {
+        format!("{} alphabets mixed", self.0.heads())
+    }
+
+    fn task(&self, _index: usize, context: &TaskContext) -> Result<OmniglotTask, TaskError> {
+        let (mut train, mut held_out) = (Vec::new(), Vec::new());
+        for index in 0..self.0.heads() {
+            let (more, more_held_out) = self.0.drawings(index, index * self.0.config.classes);
+            train.extend(more);
+            held_out.extend(more_held_out);
+        }
+        Ok(self.0.task_on(self.0.heads(), (train, held_out), context))
+    }
+}
+
+/// Images and their classes.
+type Samples = Vec<(Vec<u8>, usize)>;
 
 /// A random order in which every image comes up equally often, give or take one, as in the authors' code.
 fn order(samples: usize, images: usize, rng: &mut TaskRng) -> Vec<usize> {
@@ -183,12 +244,14 @@ fn order(samples: usize, images: usize, rng: &mut TaskRng) -> Vec<usize> {
     order
 }
 
-/// One alphabet: batches of its characters' drawings.
-#[derive(Debug)]
+/// One alphabet, or several mixed: batches of their characters' drawings.
+#[derive(Clone, Debug)]
 pub struct OmniglotTask {
-    train: Vec<(Vec<u8>, usize)>,
-    held_out: Vec<(Vec<u8>, usize)>,
+    train: Arc<[(Vec<u8>, usize)]>,
+    held_out: Arc<[(Vec<u8>, usize)]>,
     size: usize,
+    /// Number of alphabets, each with its own share of the model's outputs.
+    heads: usize,
     batch_size: usize,
     augment: Option<RandomAffine>,
     /// Indices of the training images still to come, the last first.
@@ -242,14 +305,57 @@ fn accuracy(logits: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
     predicted.equal(classes).float().mean()
 }
 
+/// Of logits of shape `[batch, heads * classes]` those of each sample's own head, of shape `[batch, classes]`, and
+/// its class there.
+fn own_head(
+    logits: Tensor<2>,
+    classes: Tensor<1, Int>,
+    heads: usize,
+) -> (Tensor<2>, Tensor<1, Int>) {
+    if heads == 1 {
+        return (logits, classes);
+    }
+    let [batch, outputs] = logits.dims();
+    let per_head = outputs / heads;
+    let head = classes.clone() / per_head as i64;
+    let own = logits.reshape([batch, heads, per_head]) * one_hot(head.clone(), heads);
+    (
+        own.sum_dim(1).squeeze_dim(1),
+        classes - head * per_head as i64,
+    )
+}
+
+/// Shape `[batch, heads, 1]`: 1 at each sample's head.
+fn one_hot(head: Tensor<1, Int>, heads: usize) -> Tensor<3> {
+    head.one_hot::<2>(heads).float().unsqueeze_dim(2)
+}
+
 impl<M: Predict<Tensor<4>>> Task<M> for OmniglotTask {
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         let (images, classes) = self.next_batch();
-        let logits = model.predict(images);
+        let (logits, classes) = own_head(model.predict(images), classes, self.heads);
         Ok(StepLoss {
             loss: self.loss.forward(logits.clone(), classes.clone()),
             accuracy: Some(accuracy(logits.inner(), classes.inner())),
         })
+    }
+
+    /// On as many held-out drawings, picked at random, as a batch has.
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        if self.held_out.is_empty() {
+            return Err("no drawings are held out for a query batch".into());
+        }
+        let picks: Vec<usize> = (0..self.batch_size)
+            .map(|_| self.rng.random_range(0..self.held_out.len()))
+            .collect();
+        let picks = picks.into_iter().map(|i| &self.held_out[i]);
+        let (images, classes) = batch(picks, &self.augment, self.size, &mut self.rng, &self.device);
+        let (logits, classes) = own_head(model.predict(images), classes, self.heads);
+        Ok(self.loss.forward(logits, classes))
+    }
+
+    fn fork(&self) -> Option<Self> {
+        Some(self.clone())
     }
 
     fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
@@ -266,7 +372,7 @@ impl<M: Predict<Tensor<4>>> Task<M> for OmniglotTask {
                 &mut self.rng,
                 &device,
             );
-            let logits = model.predict(images);
+            let (logits, classes) = own_head(model.predict(images), classes, self.heads);
             let share = chunk.len() as f64 / self.held_out.len() as f64;
             let losses = self.loss.forward(logits.clone(), classes.clone());
             loss += share * f64::from(losses.into_scalar::<f32>());

@@ -10,9 +10,12 @@ use burn::module::{Module, ParamGroup};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-use crate::meta::{DeviceFigures, LearningPath, MetaLearner, TaskGradient};
+use crate::adapt::{InnerLoop, task_copy};
+use crate::meta::{Learned, MetaLearner};
 use crate::params::{ParamSpace, ParamVector};
-use crate::{Error, task_copy};
+use crate::path::{DeviceFigures, LearningPath, PathMeter, SHORTEST};
+use crate::task::Task;
+use crate::{Error, TaskError};
 
 /// How a path's segments add up to the distance that is minimised.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -69,19 +72,36 @@ impl Leap {
         let space = ParamSpace::new(init, &ParamGroup::all())?;
         Ok((task_copy(init), self.path(&space)))
     }
-}
 
-impl MetaLearner for Leap {
-    type Path = LeapPath;
-
-    fn path(&self, space: &Arc<ParamSpace>) -> LeapPath {
+    /// A path through `space`, of no points yet.
+    pub fn path(&self, space: &Arc<ParamSpace>) -> LeapPath {
         LeapPath {
             leap: *self,
             space: space.clone(),
+            meter: PathMeter::new(space, self.loss),
             last: None,
-            sums: None,
-            segments: 0,
+            gradient: None,
         }
+    }
+}
+
+impl<M: Module> MetaLearner<M> for Leap {
+    fn learn<T: Task<M>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        inner: &InnerLoop,
+        model: M,
+        task: &mut T,
+    ) -> Result<Learned<M>, TaskError> {
+        let mut path = self.path(space);
+        let (model, curve) = inner.run(model, task, &mut path)?;
+        let TaskGradient { gradient, figures } = path.finish()?;
+        Ok(Learned {
+            model,
+            curve,
+            gradient,
+            figures: Some(figures),
+        })
     }
 }
 
@@ -92,23 +112,11 @@ impl MetaLearner for Leap {
 pub struct LeapPath {
     leap: Leap,
     space: Arc<ParamSpace>,
-    last: Option<Point>,
-    sums: Option<Sums>,
-    segments: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Point {
-    theta: ParamVector,
-    gradient: ParamVector,
-    loss: Tensor<1>,
-}
-
-#[derive(Clone, Debug)]
-struct Sums {
-    gradient: ParamVector,
-    length: Tensor<1>,
-    energy: Tensor<1>,
+    meter: PathMeter,
+    /// The gradient at the last point.
+    last: Option<ParamVector>,
+    /// The meta-gradient so far.
+    gradient: Option<ParamVector>,
 }
 
 impl LearningPath for LeapPath {
@@ -118,63 +126,51 @@ impl LearningPath for LeapPath {
         loss: &Tensor<1>,
         grads: &GradientsParams,
     ) -> Result<(), Error> {
-        let here = Point {
-            theta: self.space.point(model)?,
-            gradient: self.space.gradient(model, grads)?,
-            loss: loss.clone().inner(),
+        let segment = self.meter.advance(model, loss)?;
+        let here = self.space.gradient(model, grads)?;
+        let (Some(segment), Some(gradient)) = (segment, self.last.replace(here)) else {
+            return Ok(());
         };
-        let next = here.clone();
-        if let Some(last) = self.last.replace(here) {
-            self.add_segment(last, next);
+        let mut pull = segment.step;
+        if self.leap.loss {
+            let rise = match self.leap.stabilizer {
+                true => -segment.rise.abs(),
+                false => segment.rise,
+            };
+            pull = pull + gradient.scale(&rise);
         }
+        if self.leap.norm == Norm::Length {
+            // Where nothing moved the pull is zero and stays so.
+            pull = pull.scale(&segment.length.clamp_min(SHORTEST).recip());
+        }
+        self.gradient = Some(match self.gradient.take() {
+            None => pull.map(|t| -t),
+            Some(sum) => sum - pull,
+        });
         Ok(())
-    }
-
-    fn finish<M: Module>(self, _model: &M) -> Result<TaskGradient, Error> {
-        let sums = self.sums.ok_or_else(|| {
-            Error::InvalidSetting("a path needs at least two recorded steps".into())
-        })?;
-        Ok(TaskGradient {
-            gradient: sums.gradient,
-            figures: Some(DeviceFigures {
-                length: sums.length,
-                energy: sums.energy,
-                segments: self.segments,
-            }),
-        })
     }
 }
 
 impl LeapPath {
-    fn add_segment(&mut self, last: Point, next: Point) {
-        let mut step = next.theta - last.theta;
-        let mut energy = step.dot(&step);
-        if self.leap.loss {
-            let mut rise = next.loss - last.loss;
-            energy = energy + rise.clone() * rise.clone();
-            if self.leap.stabilizer {
-                rise = -rise.abs();
-            }
-            step = step + last.gradient.scale(&rise);
+    /// The task's meta-gradient, and the figures of its path.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] if fewer than two points were recorded.
+    pub fn finish(self) -> Result<TaskGradient, Error> {
+        match (self.gradient, self.meter.figures()) {
+            (Some(gradient), Some(figures)) => Ok(TaskGradient { gradient, figures }),
+            _ => Err(Error::InvalidSetting(
+                "Leap needs tasks of at least two steps: a path's segment joins two of them".into(),
+            )),
         }
-        let length = energy.clone().sqrt();
-        if self.leap.norm == Norm::Length {
-            // Where nothing moved the step is zero and stays so. The bound is the square root of
-            // the smallest normal float32: shorter segments have no measurable length.
-            step = step.scale(&length.clone().clamp_min(1e-19).recip());
-        }
-        self.segments += 1;
-        self.sums = Some(match self.sums.take() {
-            None => Sums {
-                gradient: step.map(|t| -t),
-                length,
-                energy,
-            },
-            Some(sums) => Sums {
-                gradient: sums.gradient - step,
-                length: sums.length + length,
-                energy: sums.energy + energy,
-            },
-        });
     }
+}
+
+/// What a path comes to.
+#[derive(Clone, Debug)]
+pub struct TaskGradient {
+    /// The task's meta-gradient.
+    pub gradient: ParamVector,
+    /// The figures of its path, still on the device.
+    pub figures: DeviceFigures,
 }

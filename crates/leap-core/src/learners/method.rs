@@ -1,0 +1,173 @@
+//! Any of the meta-learners, by name.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+
+use crate::adapt::InnerLoop;
+use crate::meta::{Learned, MetaLearner};
+use crate::params::ParamSpace;
+use crate::task::Task;
+use crate::{Error, TaskError};
+
+use super::{Finetuning, Fomaml, Leap, Maml, NoPretraining, Norm, Reptile};
+
+/// Any of the meta-learners, for comparisons.
+///
+/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `maml`, `finetuning` and `none`; Leap's settings are
+/// endings: `leap-energy`, `leap-noloss`, `leap-nostab`, `leap-energy-noloss`, …
+///
+/// ```
+/// use leap_core::{Leap, Method};
+///
+/// let method: Method = "leap-noloss".parse()?;
+/// assert_eq!(method, Method::Leap(Leap::new().with_loss(false)));
+/// # Ok::<(), leap_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Method {
+    /// [`Leap`].
+    Leap(Leap),
+    /// [`Reptile`].
+    Reptile(Reptile),
+    /// [`Fomaml`].
+    Fomaml(Fomaml),
+    /// [`Maml`].
+    Maml(Maml),
+    /// [`Finetuning`].
+    Finetuning(Finetuning),
+    /// [`NoPretraining`].
+    NoPretraining(NoPretraining),
+}
+
+impl<M: Module> MetaLearner<M> for Method {
+    fn learn<T: Task<M>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        inner: &InnerLoop,
+        model: M,
+        task: &mut T,
+    ) -> Result<Learned<M>, TaskError> {
+        match self {
+            Self::Leap(learner) => learner.learn(space, inner, model, task),
+            Self::Reptile(learner) => learner.learn(space, inner, model, task),
+            Self::Fomaml(learner) => learner.learn(space, inner, model, task),
+            Self::Maml(learner) => learner.learn(space, inner, model, task),
+            Self::Finetuning(learner) => learner.learn(space, inner, model, task),
+            Self::NoPretraining(learner) => learner.learn(space, inner, model, task),
+        }
+    }
+}
+
+impl Method {
+    /// Leap's eight variants: length or energy, with and without the loss, with and without the stabilizer.
+    pub fn leap_variants() -> impl Iterator<Item = Method> {
+        (0..8).map(|bits| {
+            Method::Leap(
+                Leap::new()
+                    .with_norm(if bits & 4 == 0 {
+                        Norm::Length
+                    } else {
+                        Norm::Energy
+                    })
+                    .with_loss(bits & 2 == 0)
+                    .with_stabilizer(bits & 1 == 0),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leap(leap) => {
+                f.write_str("leap")?;
+                let endings = [
+                    (leap.norm == Norm::Energy, "-energy"),
+                    (!leap.loss, "-noloss"),
+                    (!leap.stabilizer, "-nostab"),
+                ];
+                endings
+                    .iter()
+                    .filter(|(on, _)| *on)
+                    .try_for_each(|(_, ending)| f.write_str(ending))
+            }
+            Self::Reptile(_) => f.write_str("reptile"),
+            Self::Fomaml(Fomaml { query: false }) => f.write_str("fomaml"),
+            Self::Fomaml(Fomaml { query: true }) => f.write_str("fomaml-query"),
+            Self::Maml(_) => f.write_str("maml"),
+            Self::Finetuning(_) => f.write_str("finetuning"),
+            Self::NoPretraining(_) => f.write_str("none"),
+        }
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let others = [
+            Self::Reptile(Reptile),
+            Self::Fomaml(Fomaml::new()),
+            Self::Fomaml(Fomaml::new().with_query(true)),
+            Self::Maml(Maml::new()),
+            Self::Finetuning(Finetuning),
+            Self::NoPretraining(NoPretraining),
+        ];
+        let mut all = Self::leap_variants().chain(others);
+        all.find(|method| method.to_string() == name).ok_or_else(|| {
+            Error::InvalidSetting(format!(
+                "there is no method `{name}`; there are leap, reptile, fomaml, fomaml-query, maml, finetuning \
+                 and none, and for leap the endings -energy, -noloss and -nostab, in this order"
+            ))
+        })
+    }
+}
+
+impl TryFrom<String> for Method {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self, Error> {
+        name.parse()
+    }
+}
+
+impl From<Method> for String {
+    fn from(method: Method) -> Self {
+        method.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_methods() {
+        let names = [
+            "reptile",
+            "fomaml",
+            "fomaml-query",
+            "maml",
+            "finetuning",
+            "none",
+        ];
+        for name in names {
+            assert_eq!(name.parse::<Method>().unwrap().to_string(), name);
+        }
+        let mut variants: Vec<String> = Method::leap_variants().map(|m| m.to_string()).collect();
+        assert_eq!(variants[0], "leap");
+        for (variant, name) in Method::leap_variants().zip(&variants) {
+            assert_eq!(name.parse::<Method>().unwrap(), variant);
+        }
+        variants.sort();
+        variants.dedup();
+        assert_eq!(variants.len(), 8);
+        let error = "leaf".parse::<Method>().unwrap_err().to_string();
+        assert!(error.contains("fomaml-query"), "{error}");
+    }
+}

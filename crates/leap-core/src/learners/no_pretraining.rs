@@ -1,0 +1,35 @@
+//! No pretraining: the baseline that everything is compared with.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+
+use crate::TaskError;
+use crate::adapt::InnerLoop;
+use crate::meta::{Learned, MetaLearner};
+use crate::params::ParamSpace;
+use crate::report::LearningCurve;
+use crate::task::Task;
+
+/// No pretraining. The meta-gradient is zero, and tasks are not trained for it: the initialization stays
+/// where it is, at no cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoPretraining;
+
+impl<M: Module> MetaLearner<M> for NoPretraining {
+    fn learn<T: Task<M>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        _inner: &InnerLoop,
+        model: M,
+        _task: &mut T,
+    ) -> Result<Learned<M>, TaskError> {
+        Ok(Learned {
+            gradient: space.point(&model)?.map(|t| t.zeros_like()),
+            model,
+            curve: LearningCurve::default(),
+            figures: None,
+        })
+    }
+}

@@ -1,0 +1,408 @@
+//! The path of a task's training through parameter space, and its figures.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::params::{ParamSpace, ParamVector, read_back};
+
+/// What follows a task's training, step by step.
+///
+/// `()` follows nothing, [`PathMeter`] measures the path, [`PathTrace`] keeps all of its points, and
+/// [`LeapPath`](crate::LeapPath) turns it into a meta-gradient.
+pub trait LearningPath {
+    /// Records the point at which a loss and its gradients were measured, before the optimizer
+    /// moves on from there.
+    ///
+    /// `loss` has shape `[1]`; nothing is read back from the device.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if `model` has lost a shared parameter.
+    fn record<M: Module>(
+        &mut self,
+        model: &M,
+        loss: &Tensor<1>,
+        grads: &GradientsParams,
+    ) -> Result<(), Error>;
+}
+
+impl LearningPath for () {
+    fn record<M: Module>(
+        &mut self,
+        _model: &M,
+        _loss: &Tensor<1>,
+        _grads: &GradientsParams,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Measures a path on the task's manifold, whose points are (parameters, loss), as in section 2.1 of the
+/// [Leap paper](https://arxiv.org/abs/1812.01054), or of parameters alone.
+///
+/// It keeps the first and the last point and the last segment, however long the path is.
+#[derive(Clone, Debug)]
+pub struct PathMeter {
+    space: Arc<ParamSpace>,
+    with_loss: bool,
+    ends: Option<(Point, Point)>,
+    last_segment: Option<Segment>,
+    sums: Option<Sums>,
+    segments: usize,
+}
+
+type Point = (ParamVector, Tensor<1>);
+
+/// From one point of a path to the next.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Δθ, the difference of the parameters.
+    pub step: ParamVector,
+    /// Δf, the rise of the loss, of shape `[1]`; zero where the loss is no dimension.
+    pub rise: Tensor<1>,
+    /// The length, of shape `[1]`.
+    pub length: Tensor<1>,
+}
+
+#[derive(Clone, Debug)]
+struct Sums {
+    length: Tensor<1>,
+    energy: Tensor<1>,
+    /// Of the cosines between segments that follow each other.
+    cosine: Tensor<1>,
+}
+
+impl PathMeter {
+    /// A path of no points yet; `with_loss` says whether the loss is a dimension.
+    pub fn new(space: &Arc<ParamSpace>, with_loss: bool) -> Self {
+        Self {
+            space: space.clone(),
+            with_loss,
+            ends: None,
+            last_segment: None,
+            sums: None,
+            segments: 0,
+        }
+    }
+
+    /// Goes on to the point at which `model` is and has `loss`. The segment that leads there comes back,
+    /// except for the first point.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if `model` has lost a shared parameter.
+    pub fn advance<M: Module>(
+        &mut self,
+        model: &M,
+        loss: &Tensor<1>,
+    ) -> Result<Option<Segment>, Error> {
+        let here = (self.space.point(model)?, loss.clone().inner());
+        let Some((_, last)) = &mut self.ends else {
+            self.ends = Some((here.clone(), here));
+            return Ok(None);
+        };
+        let last = std::mem::replace(last, here.clone());
+        let (step, rise, energy) = self.difference(last, here);
+        let length = energy.clone().sqrt();
+        let segment = Segment { step, rise, length };
+        let next = match (self.sums.take(), self.last_segment.take()) {
+            (Some(sums), Some(last)) => Sums {
+                length: sums.length + segment.length.clone(),
+                energy: sums.energy + energy,
+                cosine: sums.cosine + segment.cosine(&last),
+            },
+            _ => Sums {
+                length: segment.length.clone(),
+                energy,
+                cosine: segment.length.zeros_like(),
+            },
+        };
+        self.sums = Some(next);
+        self.last_segment = Some(segment.clone());
+        self.segments += 1;
+        Ok(Some(segment))
+    }
+
+    /// Parameters, loss and squared distance from `a` to `b`.
+    fn difference(&self, a: Point, b: Point) -> (ParamVector, Tensor<1>, Tensor<1>) {
+        let step = b.0 - a.0;
+        let mut energy = step.dot(&step);
+        let rise = match self.with_loss {
+            true => b.1 - a.1,
+            false => energy.zeros_like(),
+        };
+        if self.with_loss {
+            energy = energy + rise.clone().square();
+        }
+        (step, rise, energy)
+    }
+
+    /// The figures of the path so far; `None` before there is a segment.
+    pub fn figures(self) -> Option<DeviceFigures> {
+        let (first, last) = self.ends.clone()?;
+        let (_, _, distance) = self.difference(first, last);
+        let sums = self.sums?;
+        Some(DeviceFigures {
+            length: sums.length,
+            energy: sums.energy,
+            distance: distance.sqrt(),
+            cosine: sums.cosine / (self.segments - 1).max(1) as f64,
+            segments: self.segments,
+        })
+    }
+}
+
+impl LearningPath for PathMeter {
+    fn record<M: Module>(
+        &mut self,
+        model: &M,
+        loss: &Tensor<1>,
+        _grads: &GradientsParams,
+    ) -> Result<(), Error> {
+        self.advance(model, loss).map(|_| ())
+    }
+}
+
+/// The square root of the smallest normal float32: shorter segments have no measurable length.
+pub(crate) const SHORTEST: f64 = 1e-19;
+
+impl Segment {
+    /// The cosine of the angle to another segment, of shape `[1]`; 0 if one of them has no length.
+    fn cosine(&self, other: &Self) -> Tensor<1> {
+        let dot = self.step.dot(&other.step) + self.rise.clone() * other.rise.clone();
+        let [a, b] = [self, other].map(|s| s.length.clone().clamp_min(SHORTEST));
+        dot / a / b
+    }
+}
+
+/// The figures of a path on its device, each of shape `[1]`.
+#[derive(Clone, Debug)]
+pub struct DeviceFigures {
+    /// Sum of the segments' lengths.
+    pub length: Tensor<1>,
+    /// Sum of the segments' squared lengths.
+    pub energy: Tensor<1>,
+    /// From the first point to the last.
+    pub distance: Tensor<1>,
+    /// Mean cosine between segments that follow each other.
+    pub cosine: Tensor<1>,
+    /// Number of segments.
+    pub segments: usize,
+}
+
+impl DeviceFigures {
+    /// Reads the figures back from the device.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`] if the device does not deliver them.
+    pub fn read(&self) -> Result<PathFigures, Error> {
+        let Self {
+            length,
+            energy,
+            distance,
+            cosine,
+            ..
+        } = self.clone();
+        let values = read_back(Tensor::cat(vec![length, energy, distance, cosine], 0))?;
+        Ok(PathFigures {
+            length: values[0],
+            energy: values[1],
+            straightness: match values[0] > 0.0 {
+                true => values[2] / values[0],
+                false => 1.0,
+            },
+            cosine: values[3],
+            segments: self.segments,
+        })
+    }
+}
+
+/// What a path looks like on the task's manifold, whose points are (parameters, loss).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathFigures {
+    /// Sum of the segments' lengths (d1).
+    pub length: f64,
+    /// Sum of the segments' squared lengths (d2).
+    pub energy: f64,
+    /// The distance between the path's ends over its length: 1 is a straight line.
+    pub straightness: f64,
+    /// Mean cosine between segments that follow each other: 1 goes straight on, -1 goes back and forth.
+    pub cosine: f64,
+    /// Number of segments.
+    pub segments: usize,
+}
+
+/// Keeps every point of a path, for pictures of it. Its memory grows with the path.
+#[derive(Clone, Debug)]
+pub struct PathTrace {
+    space: Arc<ParamSpace>,
+    /// The points, in order.
+    pub points: Vec<ParamVector>,
+}
+
+impl PathTrace {
+    /// A path of no points yet.
+    pub fn new(space: &Arc<ParamSpace>) -> Self {
+        Self {
+            space: space.clone(),
+            points: Vec::new(),
+        }
+    }
+}
+
+impl LearningPath for PathTrace {
+    fn record<M: Module>(
+        &mut self,
+        model: &M,
+        _loss: &Tensor<1>,
+        _grads: &GradientsParams,
+    ) -> Result<(), Error> {
+        self.points.push(self.space.point(model)?);
+        Ok(())
+    }
+}
+
+/// The paths in the plane that shows most of them: the coordinates of all points along their first two
+/// principal components, in the units of parameter space, and the share of the points' variance that the
+/// plane holds.
+///
+/// The first path's first point is the origin.
+///
+/// # Errors
+/// [`Error::InvalidSetting`] without points, [`Error::ReadBack`] if a device does not deliver them.
+pub fn project_paths(paths: &[PathTrace]) -> Result<(Vec<Vec<[f64; 2]>>, f64), Error> {
+    let points: Vec<Vec<f64>> = paths
+        .iter()
+        .flat_map(|path| &path.points)
+        .map(ParamVector::to_vec)
+        .collect::<Result<_, _>>()?;
+    let count = points.len();
+    if count == 0 {
+        return Err(Error::InvalidSetting("there is no path to look at".into()));
+    }
+    // With fewer points than dimensions, the matrix of inner products is the small one to decompose.
+    let dimensions = points[0].len();
+    let mut rows = nalgebra::DMatrix::from_fn(count, dimensions, |i, j| points[i][j]);
+    let mean = rows.row_mean();
+    for mut row in rows.row_iter_mut() {
+        row -= &mean;
+    }
+    let gram = &rows * rows.transpose();
+    let total = gram.trace();
+    let eigen = nalgebra::SymmetricEigen::new(gram);
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+    let axes: Vec<(f64, usize)> = order
+        .into_iter()
+        .take(2)
+        .map(|i| (eigen.eigenvalues[i].max(0.0), i))
+        .collect();
+    let at = |point: usize, axis: usize| match axes.get(axis) {
+        Some((value, i)) => value.sqrt() * eigen.eigenvectors[(point, *i)],
+        None => 0.0,
+    };
+    let mut next = 0..count;
+    let plane = paths
+        .iter()
+        .map(|path| {
+            let points = next.by_ref().take(path.points.len());
+            points
+                .map(|i| [at(i, 0) - at(0, 0), at(i, 1) - at(0, 1)])
+                .collect()
+        })
+        .collect();
+    let shown: f64 = axes.iter().map(|(value, _)| value).sum();
+    Ok((plane, if total > 0.0 { shown / total } else { 1.0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::module::{Param, ParamGroup};
+    use burn::tensor::{Device, TensorData};
+
+    #[derive(Module, Debug)]
+    struct Point {
+        at: Param<Tensor<1>>,
+    }
+
+    fn point(at: [f32; 3]) -> Point {
+        let device = Device::flex().autodiff();
+        Point {
+            at: Param::from_data(TensorData::from(at), &device),
+        }
+    }
+
+    /// The points of a path, as those of one model on the move.
+    fn walk(path: &mut impl LearningPath, model: &Point, steps: &[([f32; 3], f32)]) {
+        for (at, loss) in steps {
+            let device = Device::flex();
+            let moved = Point {
+                at: model
+                    .at
+                    .clone()
+                    .map(|old| Tensor::from_data(TensorData::from(*at), &old.device())),
+            };
+            let loss = Tensor::from_data(TensorData::from([*loss]), &device);
+            path.record(&moved, &loss, &GradientsParams::new()).unwrap();
+        }
+    }
+
+    #[test]
+    fn figures_are_those_of_geometry() {
+        let model = point([0.0; 3]);
+        let space = ParamSpace::new(&model, &ParamGroup::all()).unwrap();
+        // 3 east, 4 north, 4 south; the loss falls by 4 on the way east and stays.
+        let steps = [
+            ([0.0, 0.0, 0.0], 4.0),
+            ([3.0, 0.0, 0.0], 0.0),
+            ([3.0, 4.0, 0.0], 0.0),
+            ([3.0, 0.0, 0.0], 0.0),
+        ];
+        let figures = |with_loss| {
+            let mut meter = PathMeter::new(&space, with_loss);
+            walk(&mut meter, &model, &steps);
+            meter.figures().unwrap().read().unwrap()
+        };
+        let flat = figures(false);
+        assert_eq!((flat.length, flat.energy, flat.segments), (11.0, 41.0, 3));
+        assert!((flat.straightness - 3.0 / 11.0).abs() < 1e-6);
+        assert!((flat.cosine - -0.5).abs() < 1e-6, "a right angle, and back");
+        let with_loss = figures(true);
+        assert_eq!((with_loss.length, with_loss.energy), (13.0, 57.0));
+        assert!((with_loss.straightness - 5.0 / 13.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_plane_is_shown_as_it_is() {
+        let model = point([0.0; 3]);
+        let space = ParamSpace::new(&model, &ParamGroup::all()).unwrap();
+        let corners = [
+            [1.0, 1.0, 5.0],
+            [4.0, 1.0, 5.0],
+            [4.0, 3.0, 5.0],
+            [9.0, 3.0, 5.0],
+        ];
+        let mut trace = PathTrace::new(&space);
+        walk(&mut trace, &model, &corners.map(|at| (at, 0.0)));
+        let (paths, shown) = project_paths(&[trace]).unwrap();
+        assert!((shown - 1.0).abs() < 1e-9, "{shown}");
+        assert_eq!(paths[0][0], [0.0, 0.0]);
+        for i in 0..4 {
+            for j in 0..4 {
+                let apart = |a: &[f64], b: &[f64]| {
+                    let square = a.iter().zip(b).map(|(a, b)| (a - b).powi(2));
+                    square.sum::<f64>().sqrt()
+                };
+                let [a, b] = [i, j].map(|k| corners[k].map(f64::from));
+                let there = apart(&a, &b);
+                let here = apart(&paths[0][i], &paths[0][j]);
+                assert!((there - here).abs() < 1e-6, "{there} is drawn as {here}");
+            }
+        }
+        assert!(project_paths(&[]).is_err());
+    }
+}
