@@ -11,14 +11,13 @@ use burn::module::ParamGroup;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::Device;
 use leap_core::{
-    Leap, LearningPath, MetaLearner, ParamSpace, Purpose, Task, TaskContext, TaskSeed, TaskSet,
-    task_copy,
+    Leap, LearningPath, ParamSpace, Purpose, Task, TaskContext, TaskSeed, TaskSet, task_copy,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
-const PAIRS: usize = 25;
-const STEPS: usize = 8;
+const PAIRS: usize = 101;
+const STEPS: usize = 4;
 
 fn main() {
     // One thread, as in a lane.
@@ -46,8 +45,9 @@ fn main() {
         };
         let space = ParamSpace::new(&init, &ParamGroup::all()).expect("trainable");
 
+        let mut recording = Vec::new();
         // Seconds a step.
-        let run = |with_leap: bool| {
+        let mut run = |with_leap: bool| {
             let mut task = TaskSet::<ConvNet>::task(&tasks, 0, &context).expect("a task");
             let mut model = task_copy(&init);
             let mut optimizer = SgdConfig::new().init();
@@ -57,8 +57,10 @@ fn main() {
                 let loss = task.loss(&model).expect("a batch").loss;
                 let grads = GradientsParams::from_grads(loss.backward(), &model);
                 if let Some(path) = &mut path {
+                    let start = Instant::now();
                     path.record(&model, &loss, &grads)
                         .expect("the same parameters");
+                    recording.push(start.elapsed().as_secs_f64());
                 }
                 model = optimizer.step(0.1, model, grads);
             }
@@ -87,6 +89,13 @@ fn main() {
             share(pairs[PAIRS / 2]),
             share(pairs[PAIRS / 4]),
             share(pairs[3 * PAIRS / 4])
+        );
+        recording.sort_by(f64::total_cmp);
+        let alone = recording[recording.len() / 2];
+        println!(
+            "recording alone {:.2} ms a step: {:.2} %",
+            1e3 * alone,
+            100.0 * alone / without
         );
     });
 }

@@ -19,6 +19,8 @@ use crate::Error;
 pub struct ParamSpace {
     params: Vec<SharedParam>,
     slots: HashMap<ParamId, usize>,
+    /// Of the vectors. Half-precision values are widened: a path adds up many small segments.
+    dtype: DType,
 }
 
 #[derive(Debug, PartialEq)]
@@ -27,6 +29,12 @@ struct SharedParam {
     path: String,
     shape: Vec<usize>,
     dtype: DType,
+}
+
+impl SharedParam {
+    fn num_values(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 impl ParamSpace {
@@ -74,7 +82,12 @@ impl ParamSpace {
             .enumerate()
             .map(|(slot, param)| (param.id, slot))
             .collect();
+        let is_wide = |p: &SharedParam| p.dtype == DType::F64;
         Ok(Arc::new(Self {
+            dtype: match collect.params.iter().any(is_wide) {
+                true => DType::F64,
+                false => DType::F32,
+            },
             params: collect.params,
             slots,
         }))
@@ -87,10 +100,7 @@ impl ParamSpace {
 
     /// Number of scalar parameters.
     pub fn num_params(&self) -> usize {
-        self.params
-            .iter()
-            .map(|p| p.shape.iter().product::<usize>())
-            .sum()
+        self.params.iter().map(SharedParam::num_values).sum()
     }
 
     /// Paths of the parameters in the model, such as `encoder.blocks.0.conv.weight`.
@@ -98,7 +108,7 @@ impl ParamSpace {
         self.params.iter().map(|p| p.path.as_str())
     }
 
-    /// The point of the space at which `model` is. The vector shares the model's memory.
+    /// The point of the space at which `model` is.
     ///
     /// # Errors
     /// [`Error::MissingParameter`] if the model has lost one of the parameters.
@@ -106,8 +116,7 @@ impl ParamSpace {
         self.read(model, None)
     }
 
-    /// The gradients of `model`'s parameters, zero where a parameter has none. The vector shares
-    /// their memory.
+    /// The gradients of `model`'s parameters, zero where a parameter has none.
     ///
     /// # Errors
     /// [`Error::MissingParameter`] if the model has lost one of the parameters.
@@ -141,7 +150,11 @@ impl ParamSpace {
                         None => param.val().inner().zeros_like(),
                     },
                 };
-                self.tensors[slot] = Some(flatten(tensor));
+                let flat = tensor.reshape([-1]);
+                self.tensors[slot] = Some(match flat.dtype() == self.space.dtype {
+                    true => flat,
+                    false => flat.cast(self.space.dtype),
+                });
             }
         }
         let mut read = Read {
@@ -160,17 +173,8 @@ impl ParamSpace {
             .collect::<Result<_, _>>()?;
         Ok(ParamVector {
             space: self.clone(),
-            tensors,
+            values: Tensor::cat(tensors, 0),
         })
-    }
-}
-
-/// Half-precision values are widened: a path adds up many small segments.
-fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
-    let flat = tensor.reshape([-1]);
-    match flat.dtype() {
-        DType::F16 | DType::BF16 => flat.cast(DType::F32),
-        _ => flat,
     }
 }
 
@@ -183,12 +187,13 @@ impl PartialEq for ParamSpace {
 
 /// A vector of a [`ParamSpace`]: a point, a gradient, a segment of a path.
 ///
-/// It is kept as one flat tensor a parameter, outside the autodiff graph. Sums and products of
-/// vectors of different spaces panic, as do those of vectors on different devices.
+/// It is one flat tensor, outside the autodiff graph, so that a path costs a handful of operations a
+/// step however many parameters a model has. Sums and products of vectors of different spaces panic, as
+/// do those of vectors on different devices.
 #[derive(Clone, Debug)]
 pub struct ParamVector {
     space: Arc<ParamSpace>,
-    tensors: Vec<Tensor<1>>,
+    values: Tensor<1>,
 }
 
 impl ParamVector {
@@ -197,49 +202,44 @@ impl ParamVector {
         &self.space
     }
 
-    /// The flat tensors, one a parameter, in the order of [`ParamSpace::paths`].
-    pub fn tensors(&self) -> &[Tensor<1>] {
-        &self.tensors
-    }
-
-    /// Applies `f` to each parameter's flat tensor.
-    pub fn map(self, f: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
+    /// Applies `f`, which keeps the shape, to the flat tensor of all values.
+    pub fn map(self, f: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Self {
+        let values = f(self.values);
+        assert_eq!(values.dims(), [self.space.num_params()]);
         Self {
-            tensors: self.tensors.into_iter().map(f).collect(),
             space: self.space,
+            values,
         }
     }
 
-    /// Combines the flat tensors of two vectors, parameter by parameter.
-    pub fn zip(self, other: Self, mut f: impl FnMut(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Self {
-        assert!(
-            self.space == other.space,
-            "vectors of different parameter spaces"
-        );
-        Self {
-            tensors: self
-                .tensors
-                .into_iter()
-                .zip(other.tensors)
-                .map(|(a, b)| f(a, b))
-                .collect(),
-            space: self.space,
-        }
+    /// The values of each parameter, flat, in the order of [`ParamSpace::params`].
+    pub fn split(&self) -> Vec<Tensor<1>> {
+        let sizes = self.space.params.iter().map(SharedParam::num_values);
+        self.values.clone().split_with_sizes(sizes.collect(), 0)
+    }
+
+    /// Applies `f` to the values of each parameter, flat, in the order of [`ParamSpace::params`].
+    pub fn map_params(self, f: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
+        let parts = self.split().into_iter().map(f).collect();
+        self.map(|_| Tensor::cat(parts, 0))
     }
 
     /// The vector times a scalar on the device, of shape `[1]`.
     pub fn scale(self, factor: &Tensor<1>) -> Self {
-        self.map(|tensor| tensor * factor.clone())
+        self.map(|values| values * factor.clone())
     }
 
     /// The inner product, of shape `[1]`, on the device.
     pub fn dot(&self, other: &Self) -> Tensor<1> {
-        self.clone()
-            .zip(other.clone(), |a, b| (a * b).sum())
-            .tensors
-            .into_iter()
-            .reduce(|a, b| a + b)
-            .expect("a parameter space has at least one parameter")
+        self.check(other);
+        (self.values.clone() * other.values.clone()).sum()
+    }
+
+    fn check(&self, other: &Self) {
+        assert!(
+            self.space == other.space,
+            "vectors of different parameter spaces"
+        );
     }
 
     /// `model` with the vector as its parameters of the space; the others are left as they are.
@@ -265,14 +265,14 @@ impl ParamVector {
             }
         }
         model.map(&mut Place {
+            tensors: self.split().into_iter().map(Some).collect(),
             space: self.space,
-            tensors: self.tensors.into_iter().map(Some).collect(),
         })
     }
 
     /// The same vector on `device`.
     pub fn to_device(self, device: &Device) -> Self {
-        self.map(|tensor| tensor.to_device(device))
+        self.map(|values| values.to_device(device))
     }
 
     /// The vector as gradients that a Burn optimizer takes.
@@ -290,7 +290,7 @@ impl ParamVector {
             };
         }
         let mut grads = GradientsParams::new();
-        for (param, tensor) in self.space.params.iter().zip(self.tensors) {
+        for (param, tensor) in self.space.params.iter().zip(self.split()) {
             let tensor = tensor.cast(param.dtype);
             register!(grads, param, tensor, 1 2 3 4 5 6 7 8);
         }
@@ -302,25 +302,23 @@ impl ParamVector {
     /// # Errors
     /// [`Error::ReadBack`] if the device does not deliver them.
     pub fn to_vec(&self) -> Result<Vec<f64>, Error> {
-        let mut values = Vec::with_capacity(self.space.num_params());
-        for tensor in &self.tensors {
-            values.extend(read_back(tensor.clone())?);
-        }
-        Ok(values)
+        read_back(self.values.clone())
     }
 }
 
 impl Add for ParamVector {
     type Output = Self;
     fn add(self, other: Self) -> Self {
-        self.zip(other, |a, b| a + b)
+        self.check(&other);
+        self.map(|values| values + other.values)
     }
 }
 
 impl Sub for ParamVector {
     type Output = Self;
     fn sub(self, other: Self) -> Self {
-        self.zip(other, |a, b| a - b)
+        self.check(&other);
+        self.map(|values| values - other.values)
     }
 }
 

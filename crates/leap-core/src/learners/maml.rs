@@ -124,7 +124,7 @@ impl Maml {
 /// The vector with each parameter's values multiplied by its factor.
 fn scaled(vector: ParamVector, factors: &[f64]) -> ParamVector {
     let mut factors = factors.iter();
-    vector.map(|tensor| tensor * *factors.next().expect("a factor for each parameter"))
+    vector.map_params(|tensor| tensor * *factors.next().expect("a factor for each parameter"))
 }
 
 /// That each step was one of plain SGD, as the way back assumes.
