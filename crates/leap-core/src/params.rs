@@ -202,6 +202,11 @@ impl ParamVector {
         &self.space
     }
 
+    /// The flat tensor of all values.
+    pub fn values(&self) -> &Tensor<1> {
+        &self.values
+    }
+
     /// Applies `f`, which keeps the shape, to the flat tensor of all values.
     pub fn map(self, f: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Self {
         let values = f(self.values);

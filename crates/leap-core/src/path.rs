@@ -274,23 +274,20 @@ impl LearningPath for PathTrace {
 /// # Errors
 /// [`Error::InvalidSetting`] without points, [`Error::ReadBack`] if a device does not deliver them.
 pub fn project_paths(paths: &[PathTrace]) -> Result<(Vec<Vec<[f64; 2]>>, f64), Error> {
-    let points: Vec<Vec<f64>> = paths
+    let points: Vec<Tensor<1>> = paths
         .iter()
         .flat_map(|path| &path.points)
-        .map(ParamVector::to_vec)
-        .collect::<Result<_, _>>()?;
+        .map(|point| point.values().clone())
+        .collect();
     let count = points.len();
     if count == 0 {
         return Err(Error::InvalidSetting("there is no path to look at".into()));
     }
     // With fewer points than dimensions, the matrix of inner products is the small one to decompose.
-    let dimensions = points[0].len();
-    let mut rows = nalgebra::DMatrix::from_fn(count, dimensions, |i, j| points[i][j]);
-    let mean = rows.row_mean();
-    for mut row in rows.row_iter_mut() {
-        row -= &mean;
-    }
-    let gram = &rows * rows.transpose();
+    let points = Tensor::stack::<2>(points, 0);
+    let centred = points.clone() - points.mean_dim(0);
+    let gram = centred.clone().matmul(centred.transpose());
+    let gram = nalgebra::DMatrix::from_vec(count, count, read_back(gram.reshape([-1]))?);
     let total = gram.trace();
     let eigen = nalgebra::SymmetricEigen::new(gram);
     let mut order: Vec<usize> = (0..count).collect();
@@ -389,7 +386,7 @@ mod tests {
         let mut trace = PathTrace::new(&space);
         walk(&mut trace, &model, &corners.map(|at| (at, 0.0)));
         let (paths, shown) = project_paths(&[trace]).unwrap();
-        assert!((shown - 1.0).abs() < 1e-9, "{shown}");
+        assert!((shown - 1.0).abs() < 1e-6, "{shown}");
         assert_eq!(paths[0][0], [0.0, 0.0]);
         for i in 0..4 {
             for j in 0..4 {
@@ -400,7 +397,7 @@ mod tests {
                 let [a, b] = [i, j].map(|k| corners[k].map(f64::from));
                 let there = apart(&a, &b);
                 let here = apart(&paths[0][i], &paths[0][j]);
-                assert!((there - here).abs() < 1e-6, "{there} is drawn as {here}");
+                assert!((there - here).abs() < 1e-4, "{there} is drawn as {here}");
             }
         }
         assert!(project_paths(&[]).is_err());
