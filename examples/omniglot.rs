@@ -149,6 +149,7 @@ enum Optimizer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Run {
     method: Method,
+    /// Number of alphabets that are meta-trained on; 0 without pretraining.
     alphabets: usize,
     seed: u64,
 }
@@ -295,7 +296,10 @@ fn runs(args: &Args) -> Vec<Run> {
             for method in args.methods.iter().chain(variants) {
                 let run = Run {
                     method: *method,
-                    alphabets,
+                    alphabets: match method {
+                        Method::NoPretraining(_) => 0,
+                        _ => alphabets,
+                    },
                     seed,
                 };
                 if !runs.contains(&run) {
@@ -310,10 +314,15 @@ fn runs(args: &Args) -> Vec<Run> {
 impl Run {
     /// The name of its folder.
     fn name(&self) -> String {
-        format!(
-            "{}-{}-alphabets-seed-{}",
-            self.method, self.alphabets, self.seed
-        )
+        let Self {
+            method,
+            alphabets,
+            seed,
+        } = self;
+        match self.is_trained() {
+            true => format!("{method}-{alphabets}-alphabets-seed-{seed}"),
+            false => format!("{method}-seed-{seed}"),
+        }
     }
 
     fn is_trained(&self) -> bool {
@@ -632,6 +641,7 @@ impl Experiment {
                 figures.push(Figure {
                     svg,
                     description: chart.title,
+                    wide: false,
                 });
             }
             Ok(figures)
@@ -650,6 +660,7 @@ impl Experiment {
             Some(Figure {
                 svg,
                 description: format!("paths of {}", d.summary.run.name()),
+                wide: true,
             })
         });
         let sections = [
@@ -794,14 +805,13 @@ fn results_table(done: &[Done]) -> Table {
         "seconds",
     ];
     let rows = groups(done).into_iter().map(|((method, alphabets), runs)| {
-        let seconds =
-            runs.iter().map(|r| r.summary.training_seconds).sum::<f64>() / runs.len() as f64;
+        let seconds = runs.iter().map(|r| r.summary.training_seconds);
+        let seconds = seconds.fold(0.0, |a, b| a + b) / runs.len() as f64;
         vec![
             method,
-            if runs[0].summary.run.is_trained() {
-                alphabets.to_string()
-            } else {
-                "–".into()
+            match alphabets {
+                0 => "–".into(),
+                count => count.to_string(),
             },
             runs.len().to_string(),
             spread(&runs, |s| Some(s.auc)),
@@ -838,11 +848,11 @@ fn print_table(table: &Table) {
 
 /// Every held-out alphabet, where the runs are few enough for it: one seed, one number of alphabets.
 fn print_tasks(done: &[Done]) {
-    let same = |f: fn(&Run) -> (u64, usize)| {
+    let same = |f: fn(&Run) -> u64| {
         done.iter()
             .all(|d| f(&d.summary.run) == f(&done[0].summary.run))
     };
-    if done.is_empty() || done.len() > 4 || !same(|r| (r.seed, r.alphabets)) {
+    if done.is_empty() || done.len() > 4 || !same(|r| r.seed) {
         return;
     }
     let mut head = vec!["alphabet".to_string()];
@@ -897,7 +907,7 @@ fn learning_curves(done: &[Done]) -> Vec<Chart> {
         from_zero: true,
         series: groups(done)
             .into_iter()
-            .filter(|((_, alphabets), _)| Some(*alphabets) == most)
+            .filter(|((_, alphabets), _)| *alphabets == 0 || Some(*alphabets) == most)
             .map(|((method, _), runs)| {
                 let curves: Vec<_> = runs.iter().map(|r| pick(r.held_out.curve())).collect();
                 Series::over(&method, colour(done, &method), 1.0, &curves)
@@ -916,10 +926,12 @@ fn against_alphabets(done: &[Done]) -> Vec<Chart> {
         ("held-out accuracy", |s| s.held_out_accuracy),
     ];
     let groups = groups(done);
-    if groups
-        .iter()
-        .all(|((_, alphabets), _)| *alphabets == groups[0].0.1)
-    {
+    let trained = groups.iter().map(|((_, alphabets), _)| *alphabets);
+    let trained: Vec<usize> = trained.filter(|alphabets| *alphabets > 0).collect();
+    let (Some(&fewest), Some(&most)) = (trained.iter().min(), trained.iter().max()) else {
+        return Vec::new();
+    };
+    if fewest == most {
         return Vec::new();
     }
     let chart = |(name, pick): (&str, Pick)| {
@@ -929,12 +941,18 @@ fn against_alphabets(done: &[Done]) -> Vec<Chart> {
                 .iter()
                 .filter_map(|r| pick(&r.summary.held_out_tasks).map(|v| vec![v]))
                 .collect();
-            let point = Series::over(method, colour(done, method), *alphabets as f64, &values);
-            let all = series.entry(point.colour).or_insert(Series {
+            let at =
+                |alphabets| Series::over(method, colour(done, method), alphabets as f64, &values);
+            let line = match alphabets {
+                0 => [at(fewest), at(most)],
+                &count => [at(count), Series::default()],
+            };
+            let first = Series {
                 points: vec![],
-                ..point.clone()
-            });
-            all.points.extend(point.points);
+                ..line[0].clone()
+            };
+            let all = series.entry(first.colour).or_insert(first);
+            all.points.extend(line.into_iter().flat_map(|s| s.points));
             all.points.sort_by(|a, b| a.0.total_cmp(&b.0));
         }
         Chart {

@@ -1,10 +1,11 @@
-//! A path's memory does not grow with its length. Alone in its process, which it measures.
+//! Memory does not grow with the length of a path, nor with the number of meta-steps. Alone in its process, which it
+//! measures.
 
 #![cfg(target_os = "linux")]
 
-use burn::optim::SgdConfig;
+use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{InnerLoop, Leap, ParamSpace, TaskContext, TaskSet, task_copy};
+use leap_core::{InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, TaskContext, TaskSet, task_copy};
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 
@@ -21,7 +22,7 @@ fn resident() -> usize {
 }
 
 #[test]
-fn memory_is_constant_in_the_number_of_steps() {
+fn memory_is_constant_in_steps_and_meta_steps() {
     let device = Device::flex().autodiff();
     let init: Mlp = MlpConfig::new(vec![1, 128, 128, 1]).init(&device).unwrap();
     let parameters = 4 * (128 * 128 + 4 * 128);
@@ -50,6 +51,26 @@ fn memory_is_constant_in_the_number_of_steps() {
     // device, a few hundred bytes a step up to its bound, is far below.
     assert!(
         after < before + 100 * parameters,
+        "{before} bytes, then {after}"
+    );
+
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(2)
+        .with_task_steps(5)
+        .with_meta_optimizer(AdamConfig::new().init(), 0.001);
+    let lanes = Lanes::threads(&device, 2).unwrap();
+    let mut run = trainer.begin(init).unwrap();
+    let mut at = |meta_steps: usize| {
+        while run.meta_step() < meta_steps {
+            run.step(&Sinusoids::new(), &lanes).unwrap();
+        }
+        resident()
+    };
+    let (before, after) = (at(100), at(1_100));
+    println!("{before} bytes after 100 meta-steps, {after} after 1100");
+    // One copy of the parameters a meta-step would be 68 MB.
+    assert!(
+        after < before + 30 * parameters,
         "{before} bytes, then {after}"
     );
 }

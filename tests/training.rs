@@ -10,8 +10,9 @@ use burn::nn::LinearConfig;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::{Device, Tensor};
 use leap_core::{
-    Checkpoints, Error, InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, Report, StepLoss, Task,
-    TaskContext, TaskError, TaskSet, redraw, run_rng, task_copy,
+    Checkpoints, Error, Finetuning, InnerLoop, Lanes, Leap, Maml, MetaLearner, MetaTrainer, Method,
+    ParamSpace, Purpose, Report, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet,
+    project_paths, redraw, run_rng, task_copy,
 };
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -525,4 +526,168 @@ fn a_path_that_goes_nowhere_has_length_zero_and_no_pull() {
     let learned = path.finish().unwrap();
     assert!(learned.gradient.to_vec().unwrap().iter().all(|g| *g == 0.0));
     assert_eq!(learned.figures.read().unwrap().length, 0.0);
+}
+
+/// Every method is a meta-learner of one shape; without pretraining, the initialization stays as it is.
+#[test]
+fn every_method_meta_trains_alike_on_any_number_of_lanes() {
+    let device = flex();
+    let names = [
+        "leap",
+        "reptile",
+        "fomaml",
+        "fomaml-query",
+        "maml",
+        "finetuning",
+        "none",
+    ];
+    let mut results = Vec::new();
+    for name in names {
+        let trainer = MetaTrainer::new(name.parse::<Method>().unwrap())
+            .with_meta_batch_size(3)
+            .with_task_steps(4)
+            .with_task_optimizer(SgdConfig::new().init(), 0.01);
+        let init = mlp(&device);
+        let fit = |lanes| {
+            let lanes = Lanes::threads(&device, lanes).unwrap();
+            bits(
+                &trainer
+                    .fit(init.clone(), 3, &Sinusoids::new(), &lanes)
+                    .unwrap(),
+            )
+        };
+        let result = fit(1);
+        assert_eq!(result, fit(3), "{name}");
+        assert_eq!(result == bits(&init), name == "none", "{name}");
+        let changes = result
+            .iter()
+            .zip(bits(&init))
+            .map(|(a, b)| f32::from_bits(*a) - f32::from_bits(b));
+        results.push(changes.collect::<Vec<f32>>());
+    }
+    for (i, a) in results.iter().enumerate() {
+        for (j, b) in results[..i].iter().enumerate() {
+            // Finetuning is Reptile, on other tasks.
+            assert!(a != b || (names[i], names[j]) == ("finetuning", "reptile"));
+        }
+    }
+}
+
+/// What the encoder's share of MAML's meta-gradient is does not depend on whether the head is shared: the way back
+/// leads through all that training moves.
+#[test]
+fn maml_goes_back_through_the_tasks_own_parameters() {
+    let device = flex();
+    let init = mlp(&device);
+    let gradient = |group: &ParamGroup| {
+        let space = ParamSpace::new(&init, group).unwrap();
+        let context = TaskContext {
+            seed: TaskSeed {
+                seed: 3,
+                purpose: Purpose::Training,
+                meta_step: 0,
+                task: 0,
+            },
+            device: device.clone(),
+            steps: 4,
+        };
+        let mut task = TaskSet::<Mlp>::task(&Sinusoids::new(), 0, &context).unwrap();
+        let inner = InnerLoop::new(4, SgdConfig::new().init(), 0.05);
+        let learned = Maml::new().learn(&space, &inner, task_copy(&init), &mut task);
+        learned.unwrap().gradient.to_vec().unwrap()
+    };
+    let first = ParamGroup::from_predicate("layers.0");
+    let (part, all) = (gradient(&first), gradient(&ParamGroup::all()));
+    assert_eq!(part, all[..part.len()]);
+    assert!(part.len() < all.len());
+}
+
+/// A task that can neither repeat a step nor give a query batch says so to the methods that need it.
+#[test]
+fn methods_say_what_they_miss_in_a_task() {
+    struct Plain;
+    impl Task<Mlp> for Plain {
+        fn loss(&mut self, model: &Mlp) -> Result<StepLoss, TaskError> {
+            let x = Tensor::ones([1, 1], &model.layers[0].weight.device());
+            Ok(model.forward(x).mean().into())
+        }
+    }
+    let init = mlp(&flex());
+    let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
+    let error = |name: &str, steps| {
+        let inner = InnerLoop::new(steps, SgdConfig::new().init(), 0.1);
+        let method: Method = name.parse().unwrap();
+        let result = method.learn(&space, &inner, task_copy(&init), &mut Plain);
+        result.err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert!(error("maml", 3).contains("`Task::fork`"));
+    assert!(error("fomaml-query", 3).contains("`Task::query`"));
+    assert!(error("leap", 1).contains("at least two steps"));
+    assert_eq!(error("reptile", 1), "");
+}
+
+/// A trace is the path that evaluation takes: it starts at the initialization, has a point a step, and its
+/// length is that of the report.
+#[test]
+fn a_trace_is_the_path_of_the_evaluation() {
+    let device = flex();
+    let lanes = Lanes::threads(&device, 2).unwrap();
+    let init = mlp(&device);
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_task_steps(6)
+        .with_task_optimizer(SgdConfig::new().init(), 0.01);
+    let tasks = Sinusoids::new().with_tasks(3);
+    let report = trainer.evaluate(&init, &tasks, &lanes).unwrap();
+    let traces = trainer.trace(&init, &tasks, 2, &lanes).unwrap();
+    assert_eq!(traces.len(), 2);
+    let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
+    let start = space.point(&init).unwrap().to_vec().unwrap();
+    for (trace, task) in traces.iter().zip(&report.tasks) {
+        assert_eq!(trace.points.len(), 6);
+        assert_eq!(trace.points[0].to_vec().unwrap(), start);
+        let points = trace.points.windows(2).zip(task.curve.loss.windows(2));
+        let length: f64 = points
+            .map(|(points, losses)| {
+                let [a, b] = [0, 1].map(|i| points[i].to_vec().unwrap());
+                let squares = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2));
+                (squares.sum::<f64>() + (losses[1] - losses[0]).powi(2)).sqrt()
+            })
+            .sum();
+        let reported = task.path.unwrap().length;
+        assert!(
+            (length - reported).abs() < 1e-5 * length,
+            "{length} {reported}"
+        );
+    }
+    let (paths, shown) = project_paths(&traces).unwrap();
+    assert_eq!((paths.len(), paths[1].len()), (2, 6));
+    assert!(shown > 0.5 && shown <= 1.0 + 1e-6);
+}
+
+/// The mixture of alphabets has a head for each, and trains all of them.
+#[test]
+fn finetuning_trains_a_body_with_a_head_for_each_alphabet() {
+    let device = flex();
+    let lanes = Lanes::threads(&device, 1).unwrap();
+    let tasks = omniglot().train;
+    let classes = 5 * tasks.heads();
+    let model = ConvNetConfig::new().with_filters(8).with_classes(classes);
+    let init = model.init(&device).unwrap();
+    let trainer = MetaTrainer::new(Finetuning)
+        .with_meta_batch_size(1)
+        .with_task_steps(30)
+        .with_meta_optimizer(SgdConfig::new().init(), 1.0);
+    let mut run = trainer.begin(init.clone()).unwrap();
+    let first = run.step(&tasks.mixed(), &lanes).unwrap().summary();
+    run.step(&tasks.mixed(), &lanes).unwrap();
+    let last = run.step(&tasks.mixed(), &lanes).unwrap().summary();
+    assert!(last.loss < first.loss, "{} {}", last.loss, first.loss);
+    let moved = bits(&run.init().head);
+    let before = bits(&init.head);
+    // Weights are [features, classes], then come the biases: each class's values are so many apart.
+    let changed = |class: usize| {
+        let values = moved.iter().zip(&before).skip(class).step_by(classes);
+        values.into_iter().any(|(a, b)| a != b)
+    };
+    assert!((0..classes).all(changed));
 }

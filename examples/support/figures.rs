@@ -99,7 +99,7 @@ impl Chart {
         let (left, right) = (low(|p| p.0), high(|p| p.0));
         let top = high(|p| p.1 + p.2);
         let bottom = match self.from_zero {
-            true => low(|p| p.1 - p.2).min(0.0),
+            true => low(|p| p.1).min(0.0),
             false => low(|p| p.1 - p.2),
         };
         let margin = (0.05 * (top - bottom)).max(1e-9);
@@ -129,7 +129,7 @@ impl Chart {
                 .filter(|p| p.1.is_finite() && p.2.is_finite())
                 .collect();
             let above = line.iter().map(|p| (p.0, p.1 + p.2));
-            let below = line.iter().rev().map(|p| (p.0, p.1 - p.2));
+            let below = line.iter().rev().map(|p| (p.0, (p.1 - p.2).max(bottom)));
             if line.iter().any(|p| p.2 > 0.0) {
                 let band: Vec<_> = above.chain(below).collect();
                 chart.draw_series([Polygon::new(band, colour.mix(0.18).filled())])?;

@@ -28,6 +28,8 @@ pub struct Figure {
     pub svg: String,
     /// What it shows, for those who do not see it.
     pub description: String,
+    /// Whether it has the page's width to itself.
+    pub wide: bool,
 }
 
 /// The report's HTML: readable on a phone, in light and dark, without a connection.
@@ -77,7 +79,9 @@ fn section_html(section: &Section) -> Markup {
             }
             div.figures {
                 @for figure in &section.figures {
-                    figure role="img" aria-label=(figure.description) { (PreEscaped(&figure.svg)) }
+                    figure.wide[figure.wide] role="img" aria-label=(figure.description) {
+                        (PreEscaped(&figure.svg))
+                    }
                 }
             }
         }
@@ -97,8 +101,9 @@ h2 { font-size: 1.2rem; margin-top: 2rem; border-top: 1px solid var(--faint); pa
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--faint); }
 th:first-child { text-align: left; padding-left: 0; }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; }
-figure { margin: 0; flex: 1 1 20rem; max-width: 48rem; min-width: 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem; margin-top: 1rem; }
+figure { margin: 0; min-width: 0; }
+figure.wide { grid-column: 1 / -1; max-width: 48rem; }
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--ink); font-family: system-ui, sans-serif; }
 svg [fill="#FFFFFF"] { fill: var(--paper); }
@@ -122,6 +127,7 @@ mod tests {
             figures: vec![Figure {
                 svg: "<svg></svg>".into(),
                 description: "\"quoted\"".into(),
+                wide: true,
             }],
         };
         let html = report("t", "i", &[section]);
