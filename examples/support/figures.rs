@@ -1,6 +1,7 @@
 //! Figures, as SVG text.
 
 use anyhow::Result;
+use leap_core::PlanePath;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
@@ -173,8 +174,8 @@ impl Chart {
 ///
 /// # Errors
 /// If there is nothing to draw.
-pub fn draw_paths(panels: &[(String, Vec<Vec<[f64; 2]>>)]) -> Result<String> {
-    let extent = |paths: &Vec<Vec<[f64; 2]>>, axis: usize| {
+pub fn draw_paths(panels: &[(String, Vec<PlanePath>)]) -> Result<String> {
+    let extent = |paths: &[PlanePath], axis: usize| {
         let values = || paths.iter().flatten().map(|p| p[axis]);
         let low = values().fold(f64::INFINITY, f64::min);
         (low, values().fold(f64::NEG_INFINITY, f64::max))

@@ -70,7 +70,8 @@ pub use learners::{
 pub use meta::{Learned, MetaGradient, MetaLearner};
 pub use params::{ParamSpace, ParamVector};
 pub use path::{
-    DeviceFigures, LearningPath, PathFigures, PathMeter, PathTrace, Segment, project_paths,
+    DeviceFigures, LearningPath, PathFigures, PathMeter, PathTrace, PlanePath, Segment,
+    project_paths,
 };
 pub use redraw::redraw;
 pub use report::{LearningCurve, Report, Summary, TaskReport};

@@ -265,6 +265,9 @@ impl LearningPath for PathTrace {
     }
 }
 
+/// A path in a plane: its points' coordinates.
+pub type PlanePath = Vec<[f64; 2]>;
+
 /// The paths in the plane that shows most of them: the coordinates of all points along their first two
 /// principal components, in the units of parameter space, and the share of the points' variance that the
 /// plane holds.
@@ -273,7 +276,7 @@ impl LearningPath for PathTrace {
 ///
 /// # Errors
 /// [`Error::InvalidSetting`] without points, [`Error::ReadBack`] if a device does not deliver them.
-pub fn project_paths(paths: &[PathTrace]) -> Result<(Vec<Vec<[f64; 2]>>, f64), Error> {
+pub fn project_paths(paths: &[PathTrace]) -> Result<(Vec<PlanePath>, f64), Error> {
     let points: Vec<Tensor<1>> = paths
         .iter()
         .flat_map(|path| &path.points)
