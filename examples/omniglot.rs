@@ -379,8 +379,8 @@ impl Experiment {
 
     /// Does the runs, `jobs` at a time; what went wrong comes back.
     fn run_all(&self, runs: &[Run], jobs: usize, folder: &RunFolder) -> Result<Vec<String>> {
-        let total = |run| self.work(run) * self.meta_steps as f64 + self.held_out_work();
-        self.progress.add(runs.iter().map(total).sum());
+        self.progress
+            .add(runs.iter().map(|run| self.total_work(run)).sum());
         let queue = AtomicUsize::new(0);
         let failures = std::sync::Mutex::new(Vec::new());
         let results = std::sync::Mutex::new(());
@@ -413,6 +413,10 @@ impl Experiment {
         Ok(failures.into_inner().expect("no thread panicked with it"))
     }
 
+    fn total_work(&self, run: &Run) -> f64 {
+        self.work(run) * self.meta_steps as f64 + self.held_out_work()
+    }
+
     fn held_out_work(&self) -> f64 {
         (self.tasks.test_alphabets * self.task_steps) as f64
     }
@@ -425,8 +429,7 @@ impl Experiment {
         if let Some(done) = folder.read_json::<RunSummary>("summary.json")?
             && done.meta_steps == self.meta_steps
         {
-            let work = self.work(run) * self.meta_steps as f64 + self.held_out_work();
-            self.progress.skip(work);
+            self.progress.skip(self.total_work(run));
             return Ok(Some(done));
         }
         let device = self.device.clone().autodiff();
