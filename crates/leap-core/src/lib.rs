@@ -65,7 +65,8 @@ pub use device::device;
 pub use error::{Error, TaskError};
 pub use lanes::Lanes;
 pub use learners::{
-    Finetuning, Fomaml, Leap, LeapPath, Maml, Method, NoPretraining, Norm, Reptile, TaskGradient,
+    Finetuning, Fomaml, Leap, LeapPath, Maml, Method, NoPretraining, Norm, Pull, Reptile,
+    TaskGradient,
 };
 pub use meta::{Learned, MetaGradient, MetaLearner};
 pub use params::{ParamSpace, ParamVector};

@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 use crate::adapt::{InnerLoop, task_copy};
 use crate::meta::{Learned, MetaLearner};
 use crate::params::{ParamSpace, ParamVector};
-use crate::path::{DeviceFigures, LearningPath, PathMeter, SHORTEST};
+use crate::path::{DeviceFigures, LearningPath, PathMeter, SHORTEST, Segment};
 use crate::task::Task;
 use crate::{Error, TaskError};
 
@@ -126,32 +126,55 @@ impl LearningPath for LeapPath {
         loss: &Tensor<1>,
         grads: &GradientsParams,
     ) -> Result<(), Error> {
-        let segment = self.meter.advance(model, loss)?;
-        let here = self.space.gradient(model, grads)?;
-        let (Some(segment), Some(gradient)) = (segment, self.last.replace(here)) else {
-            return Ok(());
-        };
-        let mut pull = segment.step;
-        if self.leap.loss {
-            let rise = match self.leap.stabilizer {
-                true => -segment.rise.abs(),
-                false => segment.rise,
-            };
-            pull = pull + gradient.scale(&rise);
-        }
-        if self.leap.norm == Norm::Length {
-            // Where nothing moved the pull is zero and stays so.
-            pull = pull.scale(&segment.length.clamp_min(SHORTEST).recip());
-        }
-        self.gradient = Some(match self.gradient.take() {
-            None => pull.map(|t| -t),
-            Some(sum) => sum - pull,
-        });
-        Ok(())
+        self.advance(model, loss, grads).map(|_| ())
     }
 }
 
+/// What a segment does to the initialization.
+#[derive(Clone, Debug)]
+pub struct Pull {
+    /// The segment.
+    pub segment: Segment,
+    /// The pull on the segment's first point: a term of the meta-gradient's sum, without the sign.
+    pub force: ParamVector,
+}
+
 impl LeapPath {
+    /// As [`record`](LearningPath::record); what the new segment adds comes back, for meta-learners that learn
+    /// more from it. The first point has no segment.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if `model` has lost a shared parameter.
+    pub fn advance<M: Module>(
+        &mut self,
+        model: &M,
+        loss: &Tensor<1>,
+        grads: &GradientsParams,
+    ) -> Result<Option<Pull>, Error> {
+        let segment = self.meter.advance(model, loss)?;
+        let here = self.space.gradient(model, grads)?;
+        let (Some(segment), Some(gradient)) = (segment, self.last.replace(here)) else {
+            return Ok(None);
+        };
+        let mut force = segment.step.clone();
+        if self.leap.loss {
+            let rise = match self.leap.stabilizer {
+                true => -segment.rise.clone().abs(),
+                false => segment.rise.clone(),
+            };
+            force = force + gradient.scale(&rise);
+        }
+        if self.leap.norm == Norm::Length {
+            // Where nothing moved the force is zero and stays so.
+            force = force.scale(&segment.length.clone().clamp_min(SHORTEST).recip());
+        }
+        self.gradient = Some(match self.gradient.take() {
+            None => force.clone().map(|t| -t),
+            Some(sum) => sum - force.clone(),
+        });
+        Ok(Some(Pull { segment, force }))
+    }
+
     /// The task's meta-gradient, and the figures of its path.
     ///
     /// # Errors

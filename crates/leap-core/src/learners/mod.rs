@@ -10,7 +10,7 @@ mod reptile;
 
 pub use finetuning::Finetuning;
 pub use fomaml::Fomaml;
-pub use leap::{Leap, LeapPath, Norm, TaskGradient};
+pub use leap::{Leap, LeapPath, Norm, Pull, TaskGradient};
 pub use maml::Maml;
 pub use method::Method;
 pub use no_pretraining::NoPretraining;

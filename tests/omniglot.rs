@@ -1,0 +1,278 @@
+//! The Omniglot example as its users meet it: a sweep that is interrupted and goes on, wrong flags, the report in a
+//! browser.
+
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A sweep that takes seconds.
+const SMALL: &str = "--methods leap,reptile,fomaml,finetuning,maml,none --alphabets 2,3 --seeds 1,2 \
+    --filters 4 --meta-batch 2 --task-steps 4 --batch 4 --test-alphabets 2 --checkpoint-every 2";
+
+fn example() -> Command {
+    let tests = std::env::current_exe().expect("this program has a path");
+    let built = tests.parent().and_then(Path::parent);
+    let path = built.expect("it lies in deps/").join("examples/omniglot");
+    assert!(path.exists(), "{} is not built", path.display());
+    Command::new(path)
+}
+
+fn sweep(out: &Path, more: &str) -> Command {
+    let mut command = example();
+    command
+        .args(SMALL.split_whitespace())
+        .args(more.split_whitespace())
+        .arg("--out")
+        .arg(out)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(mut command: Command) -> Output {
+    command.output().expect("the example starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn succeed(command: Command) {
+    let output = run(command);
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+}
+
+/// What a sweep measured, without times: the results, and a digest of every initialization.
+fn results(out: &Path) -> BTreeMap<String, serde_json::Value> {
+    let read = |path: PathBuf| std::fs::read(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_slice(&read(out.join("results.json"))).expect("a list");
+    let mut results = BTreeMap::new();
+    for mut row in rows {
+        let fields = row.as_object_mut().expect("a row");
+        fields.retain(|name, _| !name.ends_with("seconds"));
+        let name = match &row["alphabets"] {
+            alphabets if alphabets == 0 => format!("{}-seed-{}", row["method"], row["seed"]),
+            alphabets => format!(
+                "{}-{alphabets}-alphabets-seed-{}",
+                row["method"], row["seed"]
+            ),
+        };
+        let name = name.replace('"', "");
+        let init = read(out.join(&name).join("init.safetensors"));
+        // The header lists what it holds in any order.
+        let (length, rest) = init.split_at(8);
+        let length = u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&rest[..length]).expect("JSON");
+        let mut hasher = DefaultHasher::new();
+        (header.to_string(), &rest[length..]).hash(&mut hasher);
+        row["init"] = hasher.finish().into();
+        results.insert(name, row);
+    }
+    results
+}
+
+/// Waits until any run has taken `meta_steps`, or the program ends.
+fn wait_for_meta_step(out: &Path, meta_steps: usize, child: &mut Child) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(120) {
+        let folders = std::fs::read_dir(out).into_iter().flatten().flatten();
+        let mut metrics = folders.map(|folder| folder.path().join("metrics.jsonl"));
+        let is_there = |path: PathBuf| {
+            std::fs::read_to_string(path).is_ok_and(|text| text.lines().count() >= meta_steps)
+        };
+        if metrics.any(is_there) || child.try_wait().expect("a child").is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("no meta-step in two minutes");
+}
+
+#[test]
+fn an_interrupted_sweep_comes_to_the_same_numbers_and_skips_what_is_done() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (straight, broken) = (folder.path().join("straight"), folder.path().join("broken"));
+    let more = "--meta-steps 12 --jobs 2";
+    succeed(sweep(&straight, more));
+
+    let mut child = sweep(&broken, more).spawn().expect("the example starts");
+    wait_for_meta_step(&broken, 3, &mut child);
+    let id = child.id().to_string();
+    let interrupt = Command::new("kill").args(["-INT", &id]).status();
+    assert!(interrupt.expect("kill is there").success());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("--resume goes on"));
+
+    let mut child = sweep(&broken, &format!("{more} --resume"))
+        .spawn()
+        .expect("the example starts");
+    wait_for_meta_step(&broken, 7, &mut child);
+    let _ = child.kill(); // It may have ended.
+    child.wait().expect("it ends");
+
+    succeed(sweep(&broken, &format!("{more} --resume --lanes 2")));
+    let (straight, again) = (results(&straight), results(&broken));
+    assert_eq!(straight.len(), 2 * (5 * 2 + 1));
+    assert_eq!(straight.len(), again.len());
+    for (name, result) in straight {
+        assert_eq!(result, again[&name], "{name}");
+    }
+
+    let summaries = |out: &Path| -> Vec<SystemTime> {
+        let folders = std::fs::read_dir(out).expect("a folder").flatten();
+        let mut times: Vec<_> = folders
+            .filter_map(|folder| folder.path().join("summary.json").metadata().ok())
+            .map(|file| file.modified().expect("a time"))
+            .collect();
+        times.sort();
+        times
+    };
+    let before = summaries(&broken);
+    succeed(sweep(&broken, &format!("{more} --resume")));
+    assert_eq!(before, summaries(&broken), "what is done was done again");
+}
+
+#[test]
+fn what_cannot_work_is_said_in_a_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let quick = "--methods leap --alphabets 2 --seeds 1 --meta-steps 2";
+    succeed(sweep(&out, quick));
+    let nowhere = folder.path().join("nowhere.zip");
+    let cases = [
+        (quick.to_string(), "--resume"),
+        (
+            format!("{quick} --resume --task-lr 0.2"),
+            "task_lr: 0.1 then, 0.2 now",
+        ),
+        ("--overwrite --methods lepa".to_string(), "fomaml-query"),
+        ("--overwrite --alphabets 60".to_string(), "alphabets"),
+        ("--overwrite --device cuda:0".to_string(), "--features cuda"),
+        ("--overwrite --layers 9".to_string(), "28"),
+        (
+            format!("--overwrite --data {}", nowhere.display()),
+            "nowhere.zip",
+        ),
+    ];
+    for (flags, said) in cases {
+        let output = run(sweep(&out, &flags));
+        let errors = text(&output.stderr);
+        assert!(!output.status.success(), "{flags} was accepted");
+        assert!(errors.contains(said), "{flags}: {errors}");
+        assert!(!errors.contains("panicked"), "{flags}: {errors}");
+    }
+}
+
+/// Chromium, where there is one. Where there is none it is said loudly, and fails if `LEAP_REQUIRE` names it.
+fn chromium() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let found = names.into_iter().find(|name| {
+        let version = Command::new(name).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    });
+    if found.is_none() {
+        let required = std::env::var("LEAP_REQUIRE").unwrap_or_default();
+        let message = "NOT TESTED in a browser: there is no Chromium";
+        assert!(
+            !required.split(',').any(|name| name == "chromium"),
+            "{message}"
+        );
+        eprintln!("\n*** {message} ***\n");
+    }
+    found
+}
+
+/// Run in the report's page: what would be wrong with it on this screen.
+const LOOK: &str = r#"<script>
+addEventListener('load', () => {
+  const wrong = [];
+  const page = document.documentElement;
+  if (page.scrollWidth > innerWidth) wrong.push(`it is ${page.scrollWidth} wide on a screen of ${innerWidth}`);
+  const light = colour => {
+    const [r, g, b] = colour.match(/[\d.]+/g).map(Number);
+    return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const dark = matchMedia('(prefers-color-scheme: dark)').matches;
+  if (dark !== (paper < 0.5)) wrong.push(`the paper has lightness ${paper}`);
+  for (const text of document.querySelectorAll('h1, h2, p, td, th, svg text')) {
+    const style = getComputedStyle(text);
+    const ink = light(text instanceof SVGElement ? style.fill : style.color);
+    if (Math.abs(ink - paper) < 0.4) wrong.push(`"${text.textContent}" cannot be read`);
+  }
+  for (const figure of document.querySelectorAll('figure')) {
+    const box = figure.getBoundingClientRect();
+    if (box.width < 250 || box.height < 100) wrong.push(`a figure of ${box.width} x ${box.height}`);
+    if (!figure.getAttribute('aria-label')) wrong.push('a figure without a description');
+  }
+  const fetched = performance.getEntriesByType('resource').map(r => r.name);
+  if (fetched.length) wrong.push(`it fetches ${fetched}`);
+  const seen = `${document.querySelectorAll('figure').length} figures, ${document.querySelectorAll('tbody tr').length} rows`;
+  parent.postMessage([dark ? 'dark' : 'light', innerWidth, seen, ...wrong].join('; '), '*');
+});
+</script>"#;
+
+#[test]
+fn the_report_reads_well_on_a_phone_and_in_the_dark() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    succeed(sweep(&out, "--meta-steps 3 --ablation --jobs 2"));
+
+    let report = std::fs::read_to_string(out.join("report.html")).expect("a report");
+    let copy = report.replace("</head>", &format!("{LOOK}</head>"));
+    std::fs::write(folder.path().join("copy.html"), copy).expect("written");
+    for width in [360, 1200] {
+        // A window has a smallest width; a frame has none.
+        let page = format!(
+            "<!doctype html><meta name='color-scheme' content='light dark'><body><iframe src='copy.html' width='{width}' \
+             height='800' style='border: 0'></iframe><script>addEventListener('message', \
+             event => document.body.append('SEEN ' + event.data + ' END'))</script>"
+        );
+        let path = folder.path().join("page.html");
+        std::fs::write(&path, page).expect("written");
+        for dark in [false, true] {
+            let profile = tempfile::tempdir().expect("a folder");
+            let mut command = Command::new(chromium);
+            command
+                .args(
+                    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+                        .split(' '),
+                )
+                .args(
+                    "--disable-background-networking --disable-component-update --disable-sync"
+                        .split(' '),
+                )
+                .arg(format!(
+                    "--blink-settings=preferredColorScheme={}",
+                    1 - dark as u8
+                ))
+                .args([
+                    "--window-size=1300,900",
+                    "--virtual-time-budget=10000",
+                    "--dump-dom",
+                ])
+                .arg(format!("--user-data-dir={}", profile.path().display()))
+                .arg(format!("file://{}", path.display()));
+            let page = text(&run(command).stdout);
+            // The first is the script that writes it.
+            let seen = page.split("SEEN ").nth(2);
+            let seen = seen.and_then(|rest| rest.split(" END").next());
+            let scheme = if dark { "dark" } else { "light" };
+            // Six methods at two numbers of alphabets and seven more variants of Leap; curves, results against
+            // alphabets, meta-training, and a picture of paths for each run of the first seed that has one.
+            let figures = report.matches("<figure").count();
+            let rows = 2 * (5 + 7) + 1;
+            let expected = format!("{scheme}; {width}; {figures} figures, {rows} rows");
+            assert_eq!(seen, Some(expected.as_str()), "{page}");
+            assert!(figures >= 9, "{figures} figures");
+        }
+    }
+}
