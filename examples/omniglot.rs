@@ -20,7 +20,7 @@ use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use leap_core::{
     Checkpoints, Finetuning, Lanes, LearningCurve, MetaTrainer, Method, Report, Summary, TaskSet,
-    project_paths, redraw, run_rng,
+    is_cpu, project_paths, redraw, run_rng,
 };
 use leap_examples::{
     Chart, Figure, Progress, RunFolder, Section, Series, Table, draw_paths, end, interruption,
@@ -115,14 +115,14 @@ struct Args {
     /// Height and width to which the official files are resized
     #[arg(long, default_value_t = 28, requires = "data")]
     image_size: usize,
-    /// Where to compute: flex, ndarray, wgpu, vulkan, metal, cuda:0, … as built
+    /// Where to compute, several separated by commas: flex, ndarray, wgpu, vulkan, metal, cuda:0, ws://host:port, … as
+    /// built; tasks are shared among them
     #[arg(long, default_value = "flex")]
     device: String,
-    /// Runs side by side [default: on CPUs one a core, as far as there are runs; on GPUs 1]
+    /// Runs side by side [default: on CPUs one a core, as far as there are runs; else 1]
     #[arg(long)]
     jobs: Option<usize>,
-    /// CPU threads of a run, each with a task of its own; 0 is one lane without a limit of threads, for GPUs
-    /// [default: the cores that its jobs leave; 0 on GPUs]
+    /// CPU threads of a run, each with a task of its own [default: the cores that its jobs leave]
     #[arg(long)]
     lanes: Option<usize>,
     /// Folder of the results [default: runs/omniglot, runs/omniglot-quick]
@@ -187,7 +187,10 @@ struct Experiment {
     model: ConvNetConfig,
     tasks: OmniglotTasksConfig,
     data: Arc<Omniglot>,
-    device: Device,
+    /// Where initializations are kept; they visit the others.
+    home: Device,
+    devices: Vec<Device>,
+    /// Threads of a CPU.
     lanes: usize,
     meta_steps: usize,
     meta_batch: usize,
@@ -207,18 +210,15 @@ fn start() -> Result<()> {
         |given: Option<usize>, paper, quick| given.unwrap_or([paper, quick][args.quick as usize]);
 
     let runs = runs(&args);
-    let device = leap_core::device(&args.device)?;
+    let devices = leap_core::devices(&args.device)?;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let is_cpu = matches!(args.device.as_str(), "flex" | "ndarray");
     let jobs = match args.jobs {
         Some(0) => bail!("--jobs must be at least 1"),
         Some(jobs) => jobs,
-        None if is_cpu => cores.min(runs.iter().filter(|r| r.is_trained()).count().max(1)),
+        None if devices.iter().all(is_cpu) => {
+            cores.min(runs.iter().filter(|r| r.is_trained()).count().max(1))
+        }
         None => 1,
-    };
-    let lanes = match is_cpu {
-        true => (cores / jobs).max(1),
-        false => 0,
     };
     let data = match args.data.as_slice() {
         [] => Omniglot::bundled()?,
@@ -241,8 +241,13 @@ fn start() -> Result<()> {
             .with_classes(args.classes)
             .with_batch_size(args.batch),
         data: Arc::new(data),
-        device,
-        lanes: args.lanes.unwrap_or(lanes),
+        // On the CPU, which cannot be lost, if there is one.
+        home: match devices.iter().find(|device| is_cpu(device)) {
+            Some(cpu) => cpu.clone(),
+            None => leap_core::device("flex").unwrap_or(devices[0].clone()),
+        },
+        devices,
+        lanes: args.lanes.unwrap_or((cores / jobs).max(1)),
         meta_steps: or(args.meta_steps, 1000, 40),
         meta_batch: or(args.meta_batch, 20, 5),
         task_steps: or(args.task_steps, 100, 50),
@@ -251,7 +256,8 @@ fn start() -> Result<()> {
         args,
     };
     // What cannot work is said before the first run begins.
-    experiment.model.init(&experiment.device)?;
+    experiment.model.init(&experiment.home)?;
+    Lanes::on(&experiment.devices, experiment.lanes)?;
     for run in &runs {
         experiment.split(run)?;
     }
@@ -432,11 +438,8 @@ impl Experiment {
             self.progress.skip(self.total_work(run));
             return Ok(Some(done));
         }
-        let device = self.device.clone().autodiff();
-        let lanes = match self.lanes {
-            0 => Lanes::single(&device),
-            count => Lanes::threads(&device, count)?,
-        };
+        let device = self.home.clone().autodiff();
+        let lanes = Lanes::on(&self.devices, self.lanes)?;
         let tasks = self.split(run)?;
         let drawn = |model: ConvNet| {
             let mut rng = run_rng(run.seed, "initial parameters");

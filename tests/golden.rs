@@ -11,7 +11,7 @@ use leap_core::{
     Reptile, task_copy,
 };
 use leap_models::{ConvNetConfig, MlpConfig};
-use leap_tests::{Golden, GoldenTasks, authors_golden, cpu_devices};
+use leap_tests::{Golden, GoldenTasks, authors_golden, cpu_devices, devices};
 
 /// Of the norm of a whole meta-gradient. PyTorch's own float32 run is within 4e-6.
 const TOLERANCE: f64 = 2e-5;
@@ -153,8 +153,8 @@ fn mlp_is_the_authors() {
         return;
     };
     let golden = Golden::open(&folder.join("mlp.safetensors"), &MLP_NAMES);
-    for (name, device) in cpu_devices() {
-        check::<_, 2>(&format!("mlp on {name}"), &golden, mlp(&golden, &device));
+    for (name, device) in &devices().devices {
+        check::<_, 2>(&format!("mlp on {name}"), &golden, mlp(&golden, device));
     }
 }
 
@@ -164,20 +164,16 @@ fn conv_is_the_authors() {
         return;
     };
     let golden = Golden::open(&folder.join("conv.safetensors"), &CONV_NAMES);
-    for (name, device) in cpu_devices() {
-        check::<_, 4>(&format!("conv on {name}"), &golden, conv(&device));
+    for (name, device) in &devices().devices {
+        check::<_, 4>(&format!("conv on {name}"), &golden, conv(device));
     }
 }
 
 #[test]
 fn mlp_is_our_own_float64_computation() {
     let golden = own_golden();
-    for (name, device) in cpu_devices() {
-        check::<_, 2>(
-            &format!("own mlp on {name}"),
-            &golden,
-            mlp(&golden, &device),
-        );
+    for (name, device) in &devices().devices {
+        check::<_, 2>(&format!("own mlp on {name}"), &golden, mlp(&golden, device));
     }
 }
 

@@ -3,11 +3,13 @@
 
 #![cfg(target_os = "linux")]
 
+use burn::module::Module;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
 use leap_core::{InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, TaskContext, TaskSet, task_copy};
-use leap_models::{Mlp, MlpConfig};
+use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
+use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
 /// Resident memory in bytes.
 fn resident() -> usize {
@@ -54,23 +56,35 @@ fn memory_is_constant_in_steps_and_meta_steps() {
         "{before} bytes, then {after}"
     );
 
-    let trainer = MetaTrainer::new(Leap::new())
-        .with_meta_batch_size(2)
-        .with_task_steps(5)
-        .with_meta_optimizer(AdamConfig::new().init(), 0.001);
-    let lanes = Lanes::threads(&device, 2).unwrap();
-    let mut run = trainer.begin(init).unwrap();
-    let mut at = |meta_steps: usize| {
-        while run.meta_step() < meta_steps {
-            run.step(&Sinusoids::new(), &lanes).unwrap();
-        }
-        resident()
-    };
-    let (before, after) = (at(100), at(1_100));
-    println!("{before} bytes after 100 meta-steps, {after} after 1100");
     // One copy of the parameters a meta-step would be 68 MB.
+    let (before, after) = meta_train(&device, init, &Sinusoids::new());
+    println!("MLP: {before} bytes after 100 meta-steps, {after} after 1100");
     assert!(
         after < before + 30 * parameters,
         "{before} bytes, then {after}"
     );
+
+    let tasks = OmniglotTasksConfig::new().init(Omniglot::bundled().unwrap());
+    let init: ConvNet = ConvNetConfig::new().with_filters(8).init(&device).unwrap();
+    let (before, after) = meta_train(&device, init, &tasks.unwrap().train);
+    println!("convnet: {before} bytes after 100 meta-steps, {after} after 1100");
+    // A batch of images a meta-step would be 63 MB.
+    assert!(after < before + (4 << 20), "{before} bytes, then {after}");
+}
+
+/// Resident memory after 100 meta-steps, and after 1000 more.
+fn meta_train<M: Module>(device: &Device, init: M, tasks: &impl TaskSet<M>) -> (usize, usize) {
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(2)
+        .with_task_steps(5)
+        .with_meta_optimizer(AdamConfig::new().init(), 0.001);
+    let lanes = Lanes::threads(device, 2).unwrap();
+    let mut run = trainer.begin(init).unwrap();
+    let mut at = |meta_steps: usize| {
+        while run.meta_step() < meta_steps {
+            run.step(tasks, &lanes).unwrap();
+        }
+        resident()
+    };
+    (at(100), at(1_100))
 }

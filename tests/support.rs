@@ -1,6 +1,8 @@
 //! What the tests share: devices, and golden files with their tasks.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
@@ -17,6 +19,136 @@ pub fn cpu_devices() -> Vec<(&'static str, Device)> {
         .into_iter()
         .map(|name| (name, leap_core::device(name).expect("built in").autodiff()))
         .collect()
+}
+
+/// The devices that tests run on, and the worker that lends one of them.
+pub struct Devices {
+    /// By name, with autodiff.
+    pub devices: Vec<(String, Device)>,
+    _worker: Option<Worker>,
+}
+
+/// Every device that can be had: of all backends that are compiled in, those named in `LEAP_DEVICES`, and a worker on
+/// this machine.
+///
+/// What cannot be had is said loudly, and fails if `LEAP_REQUIRE`, a list such as `wgpu,remote`, asks for it.
+pub fn devices() -> Devices {
+    let mut names: Vec<String> = leap_core::available_devices()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    let more = std::env::var("LEAP_DEVICES").unwrap_or_default();
+    names.extend(more.split(',').filter(|n| !n.is_empty()).map(String::from));
+    let mut devices = Vec::new();
+    let mut missing = Vec::new();
+    for name in names {
+        match leap_core::device(&name) {
+            Ok(device) => devices.push((name, device.autodiff())),
+            Err(error) => missing.push(error.to_string()),
+        }
+    }
+    let compiled = [
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("metal", cfg!(feature = "metal")),
+        ("webgpu", cfg!(feature = "webgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("rocm", cfg!(feature = "rocm")),
+    ];
+    for (backend, _) in compiled.iter().filter(|(_, compiled)| *compiled) {
+        if !devices.iter().any(|(name, _)| name.starts_with(backend)) {
+            missing.push(format!("{backend}: no such device on this machine"));
+        }
+    }
+    let worker = match Worker::start() {
+        Ok(worker) => {
+            let device = leap_core::device(&worker.name).expect("a worker that listens");
+            devices.push(("remote".to_string(), device.autodiff()));
+            Some(worker)
+        }
+        Err(reason) => {
+            missing.push(format!("remote: {reason}"));
+            None
+        }
+    };
+    for reason in &missing {
+        eprintln!("\n*** NOT TESTED on {reason} ***\n");
+    }
+    let required = std::env::var("LEAP_REQUIRE").unwrap_or_default();
+    for backend in [
+        "flex", "ndarray", "wgpu", "vulkan", "metal", "webgpu", "cuda", "rocm", "remote",
+    ] {
+        let is_required = required.split(',').any(|name| name == backend);
+        let is_there = devices.iter().any(|(name, _)| name.starts_with(backend));
+        assert!(
+            is_there || !is_required,
+            "{backend} is required: {missing:?}"
+        );
+    }
+    Devices {
+        devices,
+        _worker: worker,
+    }
+}
+
+/// A worker process on this machine; it ends with this value.
+pub struct Worker {
+    process: Child,
+    /// The name of its device.
+    pub name: String,
+}
+
+impl Worker {
+    /// Starts the example `worker`, which lends the CPU on a free port of the loopback.
+    ///
+    /// # Errors
+    /// It is not built, or does not start.
+    pub fn start() -> Result<Self, String> {
+        let tests = std::env::current_exe().map_err(|e| e.to_string())?;
+        let built = tests.parent().and_then(Path::parent);
+        let program = built.ok_or("no build folder")?.join("examples/worker");
+        if !program.exists() {
+            return Err(format!("{} is not built", program.display()));
+        }
+        let mut process = Command::new(program)
+            .args(["--device", "flex", "--websocket", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let output = process.stdout.take().ok_or("no output")?;
+        let mut worker = Self {
+            process,
+            name: String::new(),
+        };
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let named = lines.find_map(|line| {
+            let name = line
+                .split_whitespace()
+                .find(|word| word.starts_with("ws://"))?;
+            Some(name.to_string())
+        });
+        worker.name = named.ok_or("the worker ended")?;
+        Ok(worker)
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &id])
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "{signal} to {id}"
+        );
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// The folder of golden files made by the authors' code: `LEAP_GOLDEN`, or `../shared/golden` beside the

@@ -25,7 +25,7 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// A new folder for a run with configuration `config`, or with `resume` the folder of the same run, in
-    /// which only `meta_steps` may differ.
+    /// which only `meta_steps` and `device` may differ.
     pub fn open(path: &Path, config: &Value, resume: bool, overwrite: bool) -> Result<Self> {
         let shown = path.display();
         let folder = Self {
@@ -44,7 +44,11 @@ impl RunFolder {
                 let before: Value = folder.read_json("config.json")?.unwrap_or_default();
                 let mut changes = Vec::new();
                 compare("", &before, config, &mut changes);
-                changes.retain(|change| !change.contains("meta_steps:"));
+                changes.retain(|change| {
+                    let (place, _) = change.split_once(':').expect("`compare` puts it there");
+                    let field = place.rsplit('.').next().unwrap_or(place);
+                    !["meta_steps", "device"].contains(&field)
+                });
                 if !changes.is_empty() {
                     bail!(
                         "{shown} is of a run with other settings:\n  {}",

@@ -50,4 +50,9 @@ mod book {
     struct YourModel;
     #[doc = include_str!("../../docs/your-task.md")]
     struct YourTask;
+    #[doc = include_str!("../../docs/your-method.md")]
+    struct YourMethod;
+    #[cfg(feature = "ndarray")]
+    #[doc = include_str!("../../docs/devices.md")]
+    struct Devices;
 }

@@ -1,61 +1,126 @@
-//! Choosing a device by name, at run time.
+//! Choosing devices by name, at run time.
 
+use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
 use crate::Error;
 
-/// The device that a name such as `flex` or `cuda:1` stands for.
-///
-/// Known are the backends that the program was built with: `flex`, `ndarray`, `wgpu`, `vulkan`,
-/// `metal`, `webgpu`, `cuda`, `rocm`; `:n` picks the n-th GPU of a backend.
+/// The devices that a comma-separated list of names stands for, each as in [`device`].
 ///
 /// # Errors
-/// [`Error::InvalidSetting`] says what there is, or which feature is missing.
+/// Those of [`device`].
+pub fn devices(names: &str) -> Result<Vec<Device>, Error> {
+    names.split(',').map(|name| device(name.trim())).collect()
+}
+
+/// The device that a name stands for.
+///
+/// | name | device |
+/// | --- | --- |
+/// | `flex`, `ndarray` | the CPU |
+/// | `wgpu`, `vulkan`, `metal`, `webgpu`, `cuda`, `rocm` | the backend's best GPU |
+/// | `cuda:1`, … | the GPU with that number in [`available_devices`] |
+/// | `ws://host:port` | a worker's device, in a network that is trusted |
+/// | `iroh:ID`, `iroh:ID@address:port` | a worker's device, anywhere, or at an address that is reached without relays |
+///
+/// `#1` behind a worker's name picks the second of its devices. The token that a worker asks for is taken from
+/// the environment variable `LEAP_TOKEN`. Each backend is a feature of this crate, workers are `remote`.
+///
+/// # Errors
+/// [`Error::Device`] says which feature or device is missing, and what there is.
 pub fn device(name: &str) -> Result<Device, Error> {
-    let (backend, index) = match name.split_once(':') {
+    let fail = |reason: String| Error::Device {
+        name: name.to_string(),
+        reason,
+    };
+    if name.starts_with("ws://") || name.starts_with("iroh:") {
+        return worker(name).map_err(fail);
+    }
+    let (backend, number) = match name.split_once(':') {
         None => (name, None),
-        Some((backend, index)) => match index.parse::<usize>() {
-            Ok(index) => (backend, Some(index)),
-            Err(_) => {
-                return Err(Error::InvalidSetting(format!(
-                    "device `{name}`: `{index}` is not the number of a GPU"
-                )));
-            }
+        Some((backend, number)) => match number.parse::<usize>() {
+            Ok(number) => (backend, Some(number)),
+            Err(_) => return Err(fail(format!("`{number}` is not the number of a device"))),
         },
     };
-    let found = match (backend, index) {
-        #[cfg(feature = "flex")]
-        ("flex", None) => Some(Device::flex()),
-        #[cfg(feature = "ndarray")]
-        #[allow(deprecated)] // Burn prefers flex; those who ask for ndarray get it.
-        ("ndarray", None) => Some(Device::ndarray()),
-        #[cfg(feature = "wgpu")]
-        ("wgpu", index) => Some(Device::wgpu(gpu(index))),
-        #[cfg(feature = "vulkan")]
-        ("vulkan", index) => Some(Device::vulkan(gpu(index))),
-        #[cfg(feature = "metal")]
-        ("metal", index) => Some(Device::metal(gpu(index))),
-        #[cfg(feature = "webgpu")]
-        ("webgpu", index) => Some(Device::webgpu(gpu(index))),
-        #[cfg(feature = "cuda")]
-        ("cuda", index) => Some(Device::cuda(index.unwrap_or(0))),
-        #[cfg(feature = "rocm")]
-        ("rocm", index) => Some(Device::rocm(index.unwrap_or(0))),
-        _ => None,
+    let Some(&(_, compiled)) = BACKENDS.iter().find(|(known, _)| *known == backend) else {
+        return Err(fail(format!(
+            "there is no such backend; {}",
+            what_there_is()
+        )));
     };
-    let built: Vec<&str> = BACKENDS.iter().filter(|b| b.1).map(|b| b.0).collect();
-    found.ok_or_else(|| {
-        let known = BACKENDS.iter().find(|b| b.0 == backend);
-        let hint = match known {
-            Some((_, true)) => format!("`{backend}` is a CPU and has no number"),
-            Some((_, false)) => format!("build with `--features {backend}` for it"),
-            None => "no such backend".to_string(),
-        };
-        Error::InvalidSetting(format!(
-            "device `{name}`: {hint}; this program was built with: {}",
-            built.join(", ")
-        ))
-    })
+    if !compiled {
+        return Err(fail(format!(
+            "build with `--features {backend}` for it; {}",
+            what_there_is()
+        )));
+    }
+    let found = match number {
+        Some(_) if matches!(backend, "flex" | "ndarray") => {
+            return Err(fail(format!("`{backend}` is the CPU and has no numbers")));
+        }
+        Some(number) => found(backend).into_iter().nth(number),
+        None if found(backend).is_empty() => None,
+        None => best(backend),
+    };
+    let found = found.ok_or_else(|| fail(format!("it was not found; {}", what_there_is())))?;
+    #[cfg(feature = "vulkan")]
+    if matches!(backend, "wgpu" | "vulkan") && is_software(&found) {
+        return Err(fail(
+            "it is a Vulkan device in software, in which the kernels that the feature `vulkan` brings crash; \
+             build with `--features wgpu` alone for it"
+                .into(),
+        ));
+    }
+    Ok(found)
+}
+
+/// All devices of this machine that the program was built for, by the names that [`device`] takes.
+pub fn available_devices() -> Vec<(String, Device)> {
+    let compiled = BACKENDS.iter().filter(|(_, compiled)| *compiled);
+    let named = compiled.flat_map(|(backend, _)| {
+        let found = found(backend).into_iter().enumerate();
+        found.map(move |(number, device)| match is_cpu(&device) {
+            true => (backend.to_string(), device),
+            false => (format!("{backend}:{number}"), device),
+        })
+    });
+    named.collect()
+}
+
+/// Whether the device is the CPU that this program runs on, whose cores lanes divide among them.
+pub fn is_cpu(device: &Device) -> bool {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "ndarray")]
+        DispatchDevice::NdArray(_) => true,
+        _ => false,
+    }
+}
+
+/// What the device calls itself, such as the GPU's product name.
+pub fn describe_device(device: &Device) -> String {
+    #[cfg(any(
+        feature = "wgpu",
+        feature = "vulkan",
+        feature = "metal",
+        feature = "webgpu",
+        feature = "cuda",
+        feature = "rocm"
+    ))]
+    if let DispatchDevice::Cube(_) = device.clone().without_autodiff().as_dispatch()
+        && let Some(identity) = device.identity()
+    {
+        return identity.name;
+    }
+    match is_cpu(device) {
+        true => format!(
+            "{} cores",
+            std::thread::available_parallelism().map_or(1, |n| n.get())
+        ),
+        false => format!("{:?}", device.clone().without_autodiff().as_dispatch()),
+    }
 }
 
 const BACKENDS: [(&str, bool); 8] = [
@@ -69,10 +134,78 @@ const BACKENDS: [(&str, bool); 8] = [
     ("rocm", cfg!(feature = "rocm")),
 ];
 
-#[cfg(feature = "wgpu")]
-fn gpu(index: Option<usize>) -> burn::tensor::DeviceKind {
-    match index {
-        None => burn::tensor::DeviceKind::DefaultDevice,
-        Some(index) => burn::tensor::DeviceKind::DiscreteGpu(index),
+fn what_there_is() -> String {
+    let names: Vec<String> = available_devices().into_iter().map(|d| d.0).collect();
+    let remote = match cfg!(feature = "remote") {
+        true => ", and workers at ws:// and iroh:",
+        false => "",
+    };
+    match names.is_empty() {
+        true => format!("this program finds no device{remote}"),
+        false => format!("this program finds {}{remote}", names.join(", ")),
     }
+}
+
+/// The devices of a backend that is compiled in; none where its driver is missing.
+fn found(backend: &str) -> Vec<Device> {
+    #[allow(unused_imports)]
+    use burn::tensor::DeviceType;
+    let kind = match backend {
+        #[cfg(feature = "flex")]
+        "flex" => DeviceType::Flex,
+        #[cfg(feature = "ndarray")]
+        "ndarray" => DeviceType::NdArray,
+        #[cfg(feature = "wgpu")]
+        "wgpu" => DeviceType::Wgpu,
+        #[cfg(feature = "vulkan")]
+        "vulkan" => DeviceType::Vulkan,
+        #[cfg(feature = "metal")]
+        "metal" => DeviceType::Metal,
+        #[cfg(feature = "webgpu")]
+        "webgpu" => DeviceType::WebGpu,
+        #[cfg(feature = "cuda")]
+        "cuda" => DeviceType::Cuda,
+        #[cfg(feature = "rocm")]
+        "rocm" => DeviceType::Rocm,
+        _ => return Vec::new(),
+    };
+    // Some drivers that are not there are met by a panic.
+    let enumerate = std::panic::AssertUnwindSafe(|| Device::enumerate(kind).into_vec());
+    std::panic::catch_unwind(enumerate).unwrap_or_default()
+}
+
+/// The device of a backend that is compiled in and has devices.
+fn best(backend: &str) -> Option<Device> {
+    #[allow(unused_imports)]
+    use burn::tensor::DeviceKind::DefaultDevice;
+    match backend {
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Some(Device::wgpu(DefaultDevice)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Some(Device::vulkan(DefaultDevice)),
+        #[cfg(feature = "metal")]
+        "metal" => Some(Device::metal(DefaultDevice)),
+        #[cfg(feature = "webgpu")]
+        "webgpu" => Some(Device::webgpu(DefaultDevice)),
+        _ => found(backend).into_iter().next(),
+    }
+}
+
+#[cfg(feature = "vulkan")]
+fn is_software(device: &Device) -> bool {
+    let name = describe_device(device).to_lowercase();
+    ["llvmpipe", "swiftshader"]
+        .iter()
+        .any(|driver| name.contains(driver))
+}
+
+#[cfg(feature = "remote")]
+use crate::remote::worker;
+
+#[cfg(not(feature = "remote"))]
+fn worker(_name: &str) -> Result<Device, String> {
+    Err(format!(
+        "build with `--features remote` for workers; {}",
+        what_there_is()
+    ))
 }

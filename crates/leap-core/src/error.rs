@@ -84,6 +84,19 @@ pub enum Error {
     #[error("could not start the threads of a lane: {0}")]
     Lane(String),
 
+    /// Every lane's device stopped answering.
+    #[error("no lane is left to train tasks on: {0}")]
+    NoLaneLeft(String),
+
+    /// A device that cannot be had.
+    #[error("device `{name}`: {reason}")]
+    Device {
+        /// The name that was asked for.
+        name: String,
+        /// What is missing, and what there is.
+        reason: String,
+    },
+
     /// A tensor's values could not be read back from its device.
     #[error("could not read values back from the device: {0}")]
     ReadBack(String),

@@ -54,6 +54,8 @@ mod meta;
 mod params;
 mod path;
 mod redraw;
+#[cfg(feature = "remote")]
+mod remote;
 mod report;
 mod seed;
 mod task;
@@ -61,7 +63,7 @@ mod train;
 
 pub use adapt::{InnerLoop, task_copy};
 pub use checkpoint::Checkpoints;
-pub use device::device;
+pub use device::{available_devices, describe_device, device, devices, is_cpu};
 pub use error::{Error, TaskError};
 pub use lanes::Lanes;
 pub use learners::{

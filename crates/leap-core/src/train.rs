@@ -248,6 +248,9 @@ impl<L: Clone> MetaTrainer<L> {
                     .adapt(&trainer.inner, model, task, &mut path)
             };
             trainer.attempt(&attempt, init, train)?;
+            for point in &mut path.points {
+                *point = point.clone().to_device(attempt.home);
+            }
             Ok(path)
         })
     }
@@ -296,7 +299,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let mut meta = MetaGradient::new();
         let home = self.init.devices().remove(0);
         for gradient in gradients.into_iter().flatten() {
-            meta.add(gradient.to_device(&home))?;
+            meta.add(gradient)?;
         }
         if meta.tasks() == 0 {
             return Err(Error::AllTasksLeftOut {
@@ -394,16 +397,14 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         lanes: &Lanes,
         work: impl Fn(Attempt<S>, &M) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
-        let copies = lanes
-            .devices()
-            .map(|device| task_copy_on(&self.init, device))
-            .collect();
         // What the lanes share; the run itself holds a model, which must not cross threads.
         let seeds: Vec<TaskSeed> = (0..picks.len()).map(|i| self.seed(purpose, i)).collect();
         let (space, steps) = (&self.space, self.trainer.inner.steps);
+        let home = &self.init.devices().remove(0);
         let work = |init: &M, device: &Device, i: usize| {
             let attempt = Attempt {
                 space,
+                home,
                 tasks,
                 index: picks[i],
                 context: TaskContext {
@@ -414,14 +415,16 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
             };
             work(attempt, init)
         };
-        let results = lanes.run(copies, picks.len(), work);
-        results.into_iter().collect()
+        let prepare = |device: &Device| task_copy_on(&self.init, device);
+        lanes.run(picks.len(), prepare, work)
     }
 }
 
 /// A task to be trained once.
 struct Attempt<'a, S> {
     space: &'a Arc<ParamSpace>,
+    /// Where results go.
+    home: &'a Device,
     tasks: &'a S,
     index: usize,
     context: TaskContext,
@@ -479,6 +482,7 @@ impl<L> MetaTrainer<L> {
     {
         let Attempt {
             space,
+            home,
             tasks,
             index,
             context,
@@ -515,6 +519,8 @@ impl<L> MetaTrainer<L> {
             log::warn!("task `{name}` ({seed}) is left out: {reason}");
         }
         let gradient = gradient.filter(|_| left_out.is_none());
+        // Here, so that a device that fails now has its task run again.
+        let gradient = gradient.map(|gradient| gradient.to_device(home));
         let report = TaskReport {
             index: *index,
             name,

@@ -1,0 +1,384 @@
+//! One program, one answer: every backend that can be had computes what flex computes in float64.
+//!
+//! ```text
+//! cargo test -p leap-tests --test parity -- --nocapture
+//! cargo test -p leap-tests --test parity --features cuda -- --nocapture
+//! ```
+//!
+//! Tolerances are derived. A sum of n terms that is rounded at every addition is the exact sum of terms that are off by
+//! a relative λ √n u, with u = 2⁻²⁴ in float32 and with a probability of at least 1 − 2 exp(−λ²/2) (Higham, Mary: "A New
+//! Approach to Probabilistic Rounding Error Analysis", 2019, theorem 2.4). So everything is computed again in float64 from
+//! parameters and inputs that are off by that much, anew in every step and with n the longest sum there is; as far as
+//! this moves a result, rounding may move it.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, Param, ParamGroup};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use leap_core::{
+    InnerLoop, Lanes, Maml, MetaGradient, MetaLearner, MetaTrainer, Method, ParamSpace, Predict,
+    Purpose, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, redraw, run_rng,
+    task_copy,
+};
+use leap_models::{ConvNetConfig, MlpConfig};
+use leap_tests::devices;
+use rand::Rng;
+
+const CLASSES: usize = 5;
+const BATCH: usize = 6;
+const TASKS: usize = 2;
+const STEPS: usize = 3;
+const META_STEPS: usize = 10;
+/// How often everything is computed with errors put in.
+const TRIALS: u64 = 3;
+const LAMBDA: f64 = 5.0;
+
+const QUANTITIES: [&str; 7] = [
+    "forward",
+    "loss",
+    "gradients",
+    "path",
+    "meta-gradient",
+    "1 meta-step",
+    "10 meta-steps",
+];
+
+/// The methods that are compared, by their names.
+fn methods(maml: Maml) -> Vec<Method> {
+    let others = ["reptile", "fomaml", "fomaml-query", "finetuning"];
+    let others = others.map(|name| name.parse::<Method>().expect("a method"));
+    let mut methods: Vec<Method> = Method::leap_variants().collect();
+    methods.extend(others);
+    methods.push(Method::Maml(maml));
+    methods
+}
+
+/// Random batches of inputs and classes, for a model whose inputs have rank `D`.
+#[derive(Clone)]
+struct Random<const D: usize> {
+    shape: [usize; D],
+    dtype: DType,
+    noise: Option<Noise>,
+}
+
+/// Relative errors of parameters and inputs.
+#[derive(Clone)]
+struct Noise {
+    size: f64,
+    rng: TaskRng,
+}
+
+impl Noise {
+    fn on<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        let shape = tensor.dims();
+        let errors = (0..shape.iter().product()).map(|_| self.rng.random_range(-1.0..1.0));
+        let factors: Vec<f64> = errors.map(|error: f64| 1.0 + self.size * error).collect();
+        let factors = TensorData::new(factors, shape);
+        tensor.clone() * Tensor::from_data(factors, (&tensor.device(), DType::F64))
+    }
+}
+
+impl ModuleMapper for Noise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match param.is_require_grad() {
+            true => param.map(|values| self.on(values)),
+            false => param,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct RandomTask<const D: usize> {
+    family: Random<D>,
+    device: Device,
+    rng: TaskRng,
+}
+
+impl<const D: usize> RandomTask<D> {
+    fn batch(&mut self) -> (Tensor<D>, Tensor<1, Int>) {
+        let Random { shape, dtype, .. } = self.family;
+        let x: Vec<f32> = (0..shape.iter().product())
+            .map(|_| self.rng.random_range(-1.0..1.0))
+            .collect();
+        let y: Vec<i32> = (0..shape[0])
+            .map(|_| self.rng.random_range(0..CLASSES as i32))
+            .collect();
+        let x = Tensor::<D>::from_data(TensorData::new(x, shape), &self.device).cast(dtype);
+        let x = match &mut self.family.noise {
+            None => x,
+            Some(noise) => noise.on(x),
+        };
+        let y = Tensor::from_data(TensorData::new(y, [shape[0]]), &self.device);
+        (x, y)
+    }
+
+    /// Predictions for the next batch, and their loss.
+    fn forward<M: Predict<Tensor<D>>>(&mut self, model: &M) -> (Tensor<2>, Tensor<1>) {
+        let (x, y) = self.batch();
+        let logits = match &mut self.family.noise {
+            None => model.predict(x),
+            Some(noise) => model.clone().map(noise).predict(x),
+        };
+        let loss = CrossEntropyLossConfig::new().init(&self.device);
+        (logits.clone(), loss.forward(logits, y))
+    }
+}
+
+impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for RandomTask<D> {
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
+        Ok(self.forward(model).1.into())
+    }
+
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        Ok(self.forward(model).1)
+    }
+
+    fn fork(&self) -> Option<Self> {
+        Some(self.clone())
+    }
+}
+
+impl<M: Predict<Tensor<D>>, const D: usize> TaskSet<M> for Random<D> {
+    type Task = RandomTask<D>;
+
+    fn len(&self) -> usize {
+        TASKS
+    }
+
+    fn task(&self, _index: usize, context: &TaskContext) -> Result<RandomTask<D>, TaskError> {
+        Ok(RandomTask {
+            family: self.clone(),
+            device: context.device.clone(),
+            rng: context.rng(),
+        })
+    }
+}
+
+/// `model` with all of its numbers as `dtype`.
+fn cast<M: Module>(model: &M, dtype: DType) -> M {
+    struct Cast(DType);
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let is_trained = param.is_require_grad();
+            param.map(|values| {
+                let values = Tensor::from_inner(values.inner().cast(self.0));
+                values.set_require_grad(is_trained)
+            })
+        }
+    }
+    task_copy(model).map(&mut Cast(dtype))
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+/// Results of a quantity, in parts that are compared each for itself.
+type Parts = Vec<Vec<f64>>;
+
+/// A quantity of a method; of the model alone, where there is no method.
+type Key = (&'static str, String);
+
+/// Everything that is compared, of `init`, which is on the device to be tested.
+fn measure<M: Predict<Tensor<D>>, const D: usize>(
+    init: &M,
+    family: &Random<D>,
+    methods: &[Method],
+) -> BTreeMap<Key, Parts> {
+    let mut results = BTreeMap::new();
+    let device = init.devices().remove(0);
+    let space = ParamSpace::new(init, &ParamGroup::all()).expect("parameters");
+    let context = |task| TaskContext {
+        seed: TaskSeed {
+            seed: 7,
+            purpose: Purpose::Training,
+            meta_step: 0,
+            task,
+        },
+        device: device.clone(),
+        steps: STEPS,
+    };
+    let task = |number| TaskSet::<M>::task(family, 0, &context(number)).expect("a task");
+
+    let model = task_copy(init);
+    let (logits, loss) = task(0).forward(&model);
+    let gradients = GradientsParams::from_grads(loss.backward(), &model);
+    let gradients = space.gradient(&model, &gradients).expect("the same model");
+    let alone = |quantity| (quantity, String::new());
+    results.insert(alone("forward"), vec![read(logits.inner())]);
+    results.insert(alone("loss"), vec![read(loss.inner())]);
+    let gradients = gradients.split().into_iter().map(read);
+    // A bias before batch-normalization has none but rounding.
+    let all: Vec<f64> = gradients.flatten().collect();
+    results.insert(alone("gradients"), vec![all]);
+
+    for &method in methods {
+        let key = |quantity| (quantity, method.to_string());
+        let inner = InnerLoop::new(STEPS, SgdConfig::new().init(), 0.1);
+        let (mut meta, mut path) = (MetaGradient::new(), Vec::new());
+        for number in 0..TASKS {
+            let learned = method.learn(&space, &inner, task_copy(init), &mut task(number as u64));
+            let learned = learned.expect("a sound task");
+            meta.add(learned.gradient).expect("the same space");
+            let figures = learned.figures.expect("all methods measure").read();
+            let figures = figures.expect("read back");
+            path.push(vec![figures.length]);
+            path.push(vec![figures.energy]);
+            // These two are numbers from -1 to 1.
+            path.push(vec![figures.straightness, 1.0]);
+            path.push(vec![figures.cosine, 1.0]);
+        }
+        let gradient = meta.take(&device).expect("there are tasks");
+        let gradient = space.gradient(init, &gradient).expect("the same space");
+        results.insert(key("path"), path);
+        let gradient = gradient.to_vec().expect("read back");
+        results.insert(key("meta-gradient"), vec![gradient]);
+
+        let trainer = MetaTrainer::new(method)
+            .with_meta_batch_size(TASKS)
+            .with_task_steps(STEPS)
+            .with_task_optimizer(SgdConfig::new().init(), 0.1)
+            .with_meta_optimizer(SgdConfig::new().init(), 0.5);
+        let mut run = trainer.begin(task_copy(init)).expect("sound settings");
+        let lanes = Lanes::single(&device);
+        let start = space.point(init).expect("the same model");
+        for meta_step in 1..=META_STEPS {
+            run.step(family, &lanes).expect("a sound meta-step");
+            let quantity = match meta_step {
+                1 => "1 meta-step",
+                META_STEPS => "10 meta-steps",
+                _ => continue,
+            };
+            let moved = space.point(run.init()).expect("the same model") - start.clone();
+            let moved = moved.to_vec().expect("read back");
+            results.insert(key(quantity), vec![moved]);
+        }
+    }
+    results
+}
+
+/// The largest ‖a − b‖ / ‖b‖ of the parts.
+fn deviation(a: &Parts, b: &Parts) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+    let parts = a.iter().zip(b).map(|(a, b)| {
+        assert_eq!(a.len(), b.len());
+        norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+    });
+    parts.fold(0.0, |worst, d| if d <= worst { worst } else { d })
+}
+
+/// The largest deviation of a quantity on a backend, and the largest in shares of its tolerance.
+#[derive(Clone, Copy, Default)]
+struct Worst {
+    deviation: f64,
+    of_tolerance: f64,
+}
+
+type Table = BTreeMap<(String, &'static str), Worst>;
+
+/// Compares all devices on a model; what is beyond its tolerance comes back.
+fn compare<M: Predict<Tensor<D>>, const D: usize>(
+    name: &str,
+    init: M,
+    shape: [usize; D],
+    longest_sum: usize,
+    maml: Maml,
+    devices: &[(String, Device)],
+    table: &mut Table,
+) -> Vec<String> {
+    let methods = methods(maml);
+    let family = |dtype, noise| Random {
+        shape,
+        dtype,
+        noise,
+    };
+    let exact = cast(&init, DType::F64);
+    let reference = measure(&exact, &family(DType::F64, None), &methods);
+    let size = LAMBDA * (longest_sum as f64).sqrt() * 2f64.powi(-24);
+    let mut tolerances: BTreeMap<&Key, f64> = BTreeMap::new();
+    for trial in 0..TRIALS {
+        let rng = run_rng(trial, "rounding errors");
+        let noisy = family(DType::F64, Some(Noise { size, rng }));
+        let noisy = measure(&exact, &noisy, &methods);
+        for (key, exact) in &reference {
+            let tolerance = tolerances.entry(key).or_default();
+            *tolerance = tolerance.max(deviation(&noisy[key], exact));
+        }
+    }
+    let mut beyond = Vec::new();
+    for (backend, device) in devices {
+        let there = init.clone().fork(device);
+        let results = measure(&there, &family(DType::F32, None), &methods);
+        for (key, exact) in &reference {
+            let (deviation, tolerance) = (deviation(&results[key], exact), tolerances[key]);
+            // A tolerance of a tenth would be no test.
+            if !(deviation <= tolerance && tolerance < 0.1) {
+                let (quantity, method) = key;
+                beyond.push(format!(
+                    "{backend}, {name}, {method} {quantity}: off by {deviation:.1e}, tolerance {tolerance:.1e}"
+                ));
+            }
+            let worst = table.entry((backend.clone(), key.0)).or_default();
+            worst.deviation = worst.deviation.max(deviation);
+            worst.of_tolerance = worst.of_tolerance.max(deviation / tolerance);
+        }
+    }
+    beyond
+}
+
+#[test]
+fn every_backend_computes_the_same() {
+    let home = Device::flex().autodiff();
+    let all = devices();
+    let mut table = Table::new();
+
+    let rng = &mut run_rng(0, "initial parameters");
+    let mlp = MlpConfig::new(vec![8, 16, 16, CLASSES]).init(&home);
+    let mlp = redraw(mlp.expect("sound settings"), &ParamGroup::all(), rng);
+    let parameters = mlp.num_params();
+    let shape = [BATCH, 8];
+    let maml = Maml::new();
+    let devices = &all.devices;
+    let mut beyond = compare("mlp", mlp, shape, parameters, maml, devices, &mut table);
+
+    let convnet = ConvNetConfig::new()
+        .with_classes(CLASSES)
+        .with_filters(6)
+        .with_layers(2)
+        .with_image_size([8, 8]);
+    let kinks = Maml::new().with_difference(0.1);
+    let shape = [BATCH, 1, 8, 8];
+    for (name, config) in [
+        ("convnet", convnet.clone()),
+        (
+            "convnet without batch-normalization",
+            convnet.with_batch_norm(false).with_max_pool(false),
+        ),
+    ] {
+        let model = config.init(&home).expect("sound settings");
+        let model = redraw(model, &ParamGroup::all(), rng);
+        let sum = model.num_params().max(BATCH * 8 * 8);
+        beyond.extend(compare(name, model, shape, sum, kinks, devices, &mut table));
+    }
+
+    println!(
+        "largest deviation from float64, relative, and in per cent of what rounding may do:\n"
+    );
+    println!("| backend | device | {} |", QUANTITIES.join(" | "));
+    println!("| --- | --- |{}", " --- |".repeat(QUANTITIES.len()));
+    for (backend, device) in devices {
+        let cells = QUANTITIES.map(|quantity| {
+            let worst = table[&(backend.clone(), quantity)];
+            format!(
+                "{:.1e} ({:.0} %)",
+                worst.deviation,
+                100.0 * worst.of_tolerance
+            )
+        });
+        let device = leap_core::describe_device(device);
+        println!("| {backend} | {device} | {} |", cells.join(" | "));
+    }
+    assert!(beyond.is_empty(), "beyond rounding:\n{}", beyond.join("\n"));
+}
