@@ -88,6 +88,10 @@ pub enum Error {
     #[error("no lane is left to train tasks on: {0}")]
     NoLaneLeft(String),
 
+    /// The processes of a cluster cannot go on together.
+    #[error("the cluster cannot go on: {0}")]
+    Cluster(String),
+
     /// A device that cannot be had.
     #[error("device `{name}`: {reason}")]
     Device {

@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use burn::tensor::Device;
 
 use crate::Error;
+use crate::cluster::{Cluster, Summation};
 use crate::device::is_cpu;
 
 /// The lanes of a run: threads of the CPU, GPUs, devices of workers, or a mix. Tasks are taken from a queue, so that
@@ -19,6 +20,7 @@ use crate::device::is_cpu;
 #[derive(Debug)]
 pub struct Lanes {
     lanes: Vec<Lane>,
+    cluster: Option<(Box<dyn Cluster>, Summation)>,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl Lanes {
     pub fn single(device: &Device) -> Self {
         Self {
             lanes: vec![Lane::new(device, None)],
+            cluster: None,
         }
     }
 
@@ -72,7 +75,10 @@ impl Lanes {
                 Ok(Lane::new(device, Some(pool)))
             })
             .collect::<Result<_, Error>>()?;
-        Ok(Self { lanes })
+        Ok(Self {
+            lanes,
+            cluster: None,
+        })
     }
 
     /// Lanes on several devices: one on each GPU and on each device of a worker, `threads` on a CPU, as in
@@ -92,8 +98,30 @@ impl Lanes {
         }
         match lanes.is_empty() {
             true => Err(Error::InvalidSetting("there are no devices".into())),
-            false => Ok(Self { lanes }),
+            false => Ok(Self {
+                lanes,
+                cluster: None,
+            }),
         }
+    }
+
+    /// Shares meta-batches with the other processes of `cluster`, each of which has lanes of its own. All have to make
+    /// the same calls; rank 0 alone saves checkpoints.
+    pub fn with_cluster(mut self, cluster: impl Cluster + 'static, summation: Summation) -> Self {
+        self.cluster = Some((Box::new(cluster), summation));
+        self
+    }
+
+    /// The cluster, if there is one.
+    pub fn cluster(&self) -> Option<&dyn Cluster> {
+        self.cluster.as_ref().map(|(cluster, _)| cluster.as_ref())
+    }
+
+    /// How the cluster's meta-gradients are added.
+    pub(crate) fn summation(&self) -> Summation {
+        self.cluster
+            .as_ref()
+            .map_or(Summation::Fast, |(_, summation)| *summation)
     }
 
     /// Number of lanes.

@@ -46,6 +46,7 @@
 
 mod adapt;
 mod checkpoint;
+mod cluster;
 mod device;
 mod error;
 mod lanes;
@@ -63,6 +64,9 @@ mod train;
 
 pub use adapt::{InnerLoop, task_copy};
 pub use checkpoint::Checkpoints;
+#[cfg(feature = "mpi")]
+pub use cluster::MpiCluster;
+pub use cluster::{Cluster, Summation};
 pub use device::{available_devices, describe_device, device, devices, is_cpu};
 pub use error::{Error, TaskError};
 pub use lanes::Lanes;

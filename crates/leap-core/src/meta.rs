@@ -95,6 +95,18 @@ impl MetaGradient {
         Ok(())
     }
 
+    /// The sum of `tasks` meta-gradients.
+    pub(crate) fn of_sum(sum: ParamVector, tasks: usize) -> Self {
+        Self {
+            sum: Some(sum),
+            tasks,
+        }
+    }
+
+    pub(crate) fn sum(&self) -> Option<&ParamVector> {
+        self.sum.as_ref()
+    }
+
     /// Number of tasks added so far.
     pub fn tasks(&self) -> usize {
         self.tasks

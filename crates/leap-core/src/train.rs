@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapt::{InnerLoop, task_copy, task_copy_on};
 use crate::checkpoint::Checkpoints;
+use crate::cluster;
 use crate::lanes::Lanes;
 use crate::meta::{MetaGradient, MetaLearner};
 use crate::params::{ParamSpace, ParamVector, read_back};
@@ -217,7 +218,7 @@ impl<L: Clone> MetaTrainer<L> {
         L: MetaLearner<M>,
     {
         let run = self.begin(init.clone())?;
-        let picks: Vec<usize> = (0..tasks.len()).collect();
+        let picks = Vec::from_iter(0..tasks.len());
         run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes)
             .map(|(report, _)| report)
     }
@@ -238,7 +239,7 @@ impl<L: Clone> MetaTrainer<L> {
         L: MetaLearner<M>,
     {
         let run = self.begin(init.clone())?;
-        let picks: Vec<usize> = (0..tasks.len().min(count)).collect();
+        let picks = Vec::from_iter((0..tasks.len().min(count)).map(|i| (i, i)));
         let trainer = self;
         run.on_lanes(&picks, Purpose::HeldOut, tasks, lanes, |attempt, init| {
             let mut path = PathTrace::new(attempt.space);
@@ -294,13 +295,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
     /// checkpoint could not be saved. The initialization is unchanged but for the last two.
     pub fn step<S: TaskSet<M>>(&mut self, tasks: &S, lanes: &Lanes) -> Result<Report, Error> {
         let picks = self.sample(tasks.len())?;
-        let (report, gradients) = self.train_tasks(&picks, Purpose::Training, tasks, lanes)?;
-
-        let mut meta = MetaGradient::new();
-        let home = self.init.devices().remove(0);
-        for gradient in gradients.into_iter().flatten() {
-            meta.add(gradient)?;
-        }
+        let (report, mut meta) = self.train_tasks(&picks, Purpose::Training, tasks, lanes)?;
         if meta.tasks() == 0 {
             return Err(Error::AllTasksLeftOut {
                 meta_step: self.meta_step,
@@ -308,12 +303,13 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                 first: report.tasks[0].seed,
             });
         }
-        let gradient = meta.take(&home)?;
+        let gradient = meta.take(&self.init.devices().remove(0))?;
         let lr = self.lr.step();
         self.init = self.optimizer.step(lr, self.init.clone(), gradient);
         self.meta_step += 1;
         if let Some(checkpoints) = &self.trainer.checkpoints
             && checkpoints.is_due(self.meta_step)
+            && lanes.cluster().is_none_or(|cluster| cluster.rank() == 0)
         {
             self.save_checkpoint()?;
         }
@@ -366,39 +362,64 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         }
     }
 
-    /// Trains the picked tasks on the lanes; reports and meta-gradients come in the order of `picks`.
+    /// Trains the picked tasks on the lanes, those of the whole cluster; reports come in the order of `picks`.
     fn train_tasks<S: TaskSet<M>>(
         &self,
         picks: &[usize],
         purpose: Purpose,
         tasks: &S,
         lanes: &Lanes,
-    ) -> Result<(Report, Vec<Option<ParamVector>>), Error> {
+    ) -> Result<(Report, MetaGradient), Error> {
         let start = Instant::now();
         let trainer = &self.trainer;
-        let results = self.on_lanes(picks, purpose, tasks, lanes, |attempt, init| {
+        let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
+        let share = picks.iter().copied().enumerate();
+        let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
+        let trained = self.on_lanes(&share, purpose, tasks, lanes, |attempt, init| {
             trainer.train_task(&attempt, init)
-        })?;
-        let (tasks, gradients) = results.into_iter().unzip();
+        });
+        let (tasks, meta) = match lanes.cluster() {
+            None => {
+                let (reports, gradients): (_, Vec<_>) = trained?.into_iter().unzip();
+                let mut meta = MetaGradient::new();
+                for gradient in gradients.into_iter().flatten() {
+                    meta.add(gradient)?;
+                }
+                (reports, meta)
+            }
+            Some(cluster) => {
+                let trained = trained.map(|trained| {
+                    let places = share.iter().map(|(place, _)| *place);
+                    places
+                        .zip(trained)
+                        .map(|(place, (report, gradient))| (place, report, gradient))
+                        .collect()
+                });
+                let init = self.space.point(&self.init)?;
+                cluster::join(cluster, lanes.summation(), &init, trained)?
+            }
+        };
         let report = Report {
             meta_step: self.meta_step,
             tasks,
             seconds: start.elapsed().as_secs_f64(),
         };
-        Ok((report, gradients))
+        Ok((report, meta))
     }
 
-    /// Does `work` for each of the picked tasks, on the lanes; the results come in the order of `picks`.
+    /// Does `work` for each of the picked tasks, with their places in the meta-batch, on the lanes; the results come in the
+    /// order of `picks`.
     fn on_lanes<S: TaskSet<M>, T: Send>(
         &self,
-        picks: &[usize],
+        picks: &[(usize, usize)],
         purpose: Purpose,
         tasks: &S,
         lanes: &Lanes,
         work: impl Fn(Attempt<S>, &M) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
         // What the lanes share; the run itself holds a model, which must not cross threads.
-        let seeds: Vec<TaskSeed> = (0..picks.len()).map(|i| self.seed(purpose, i)).collect();
+        let seeds = picks.iter().map(|(place, _)| self.seed(purpose, *place));
+        let seeds: Vec<TaskSeed> = seeds.collect();
         let (space, steps) = (&self.space, self.trainer.inner.steps);
         let home = &self.init.devices().remove(0);
         let work = |init: &M, device: &Device, i: usize| {
@@ -406,7 +427,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                 space,
                 home,
                 tasks,
-                index: picks[i],
+                index: picks[i].1,
                 context: TaskContext {
                     seed: seeds[i],
                     device: device.clone(),
