@@ -67,7 +67,11 @@ fn serve() -> Result<()> {
     match args.websocket {
         Some(address) => {
             let listener = TcpListener::bind(address).with_context(|| address.to_string())?;
-            lends(format!("ws://{}", listener.local_addr()?));
+            let mut shown = listener.local_addr()?;
+            if shown.ip().is_unspecified() {
+                shown.set_ip(own_address());
+            }
+            lends(format!("ws://{shown}"));
             server.serve(WebSocketTransport::from_listener(listener))?;
         }
         None => {

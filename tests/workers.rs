@@ -2,8 +2,9 @@
 
 #![cfg(unix)]
 
-use std::sync::Mutex;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
@@ -123,10 +124,9 @@ fn two_workers_compute_what_one_process_does() {
     assert_eq!(values(&trained.expect("sound training")), alone());
 }
 
-/// Trains with a worker and a thread here, while the worker meets with an accident.
-fn survives(what: &str, worker: &Worker, accident: impl FnOnce() + Send) {
-    let devices =
-        [worker.name.as_str(), "flex"].map(|n| leap_core::device(n).expect("it is there"));
+/// Trains on the device `name` and a thread here, while an accident happens to the device.
+fn survives(what: &str, name: &str, accident: impl FnOnce() + Send) {
+    let devices = [name, "flex"].map(|name| leap_core::device(name).expect("it is there"));
     let lanes = Lanes::on(&devices, 1).expect("devices");
     let tasks = Accident::new(1, accident);
     let mut run = trainer().begin(init()).expect("sound settings");
@@ -136,23 +136,66 @@ fn survives(what: &str, worker: &Worker, accident: impl FnOnce() + Send) {
             .unwrap_or_else(|e| panic!("{what}: {e}"));
         assert_eq!(report.tasks.len(), 6, "{what}");
     }
-    assert!(
-        tasks.happen.lock().expect("no panic").is_none(),
-        "{what} did not happen"
-    );
+    let waiting = tasks.happen.lock().expect("no panic");
+    assert!(waiting.is_none(), "{what} did not happen");
     assert_eq!(values(run.init()), alone(), "{what}");
+}
+
+/// A network between here and a worker, which can be cut.
+struct Cable {
+    name: String,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Cable {
+    fn to(worker: &Worker) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let name = format!("ws://{}", listener.local_addr().expect("an address"));
+        let worker = worker.name.trim_start_matches("ws://").to_string();
+        let ends = Arc::new(Mutex::new(Vec::new()));
+        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::clone(&ends);
+        std::thread::spawn(move || {
+            for here in listener.incoming().flatten() {
+                let there = TcpStream::connect(&worker).expect("the worker listens");
+                for (from, to) in [(&here, &there), (&there, &here)] {
+                    let [mut from, mut to] = [from, to].map(|s| s.try_clone().expect("a socket"));
+                    open.lock()
+                        .expect("no panic")
+                        .push(from.try_clone().expect("a socket"));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { name, ends }
+    }
+
+    fn cut(&self) {
+        for end in self.ends.lock().expect("no panic").drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_is_cut_costs_nothing_but_time() {
+    let worker = Worker::start().expect("a worker");
+    let cable = Cable::to(&worker);
+    survives("a cut", &cable.name, || cable.cut());
 }
 
 #[test]
 fn a_killed_worker_costs_nothing_but_time() {
     let worker = Worker::start().expect("a worker");
-    survives("a kill", &worker, || worker.signal("KILL"));
+    survives("a kill", &worker.name, || worker.signal("KILL"));
 }
 
 #[test]
 fn a_worker_that_hangs_costs_nothing_but_time() {
     let worker = Worker::start().expect("a worker");
-    survives("a stop", &worker, || worker.signal("STOP"));
+    survives("a stop", &worker.name, || worker.signal("STOP"));
     worker.signal("CONT");
 }
 
