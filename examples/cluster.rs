@@ -52,14 +52,15 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    end(meta_train())
+    let args = Args::parse();
+    let complain = |error| eprintln!("error: {error:#}");
+    end(MpiCluster::run(|cluster| meta_train(args, cluster), complain).map_err(Into::into))
 }
 
-fn meta_train() -> Result<()> {
-    let args = Args::parse();
+fn meta_train(args: Args, cluster: MpiCluster) -> Result<()> {
     let sent = Arc::new(AtomicUsize::new(0));
     let cluster = Counted {
-        cluster: MpiCluster::start()?,
+        cluster,
         sent: sent.clone(),
     };
     let (rank, size) = (cluster.rank(), cluster.size());
@@ -71,7 +72,8 @@ fn meta_train() -> Result<()> {
     let lanes = Lanes::on(&devices, args.lanes)?.with_cluster(cluster, summation);
 
     let model = ConvNetConfig::new().with_filters(args.filters);
-    let model = model.init(&devices[0].clone().autodiff())?;
+    // The initialization stays here, and visits other devices.
+    let model = model.init(&leap_core::device("flex")?.autodiff())?;
     let rng = &mut run_rng(0, "initial parameters");
     let init = redraw(model, &ParamGroup::all(), rng);
     let tasks = OmniglotTasksConfig::new().init(Omniglot::bundled()?)?;

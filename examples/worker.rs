@@ -31,10 +31,12 @@ struct Args {
     /// Be reached directly at this UDP port, without public relays
     #[arg(long)]
     port: Option<u16>,
-    /// Serve over WebSocket at this address instead, without encryption, for networks that are trusted; on the loopback
-    /// without a token if LEAP_TOKEN has none
+    /// Serve over WebSocket at this address instead, without encryption, for networks that are trusted
     #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:3000")]
     websocket: Option<SocketAddr>,
+    /// Serve everybody who reaches the WebSocket address
+    #[arg(long, requires = "websocket", conflicts_with = "port")]
+    no_token: bool,
 }
 
 fn main() -> ExitCode {
@@ -45,13 +47,10 @@ fn serve() -> Result<()> {
     let args = Args::parse();
     let server = RemoteServer::new(leap_core::devices(&args.device)?);
     let given = std::env::var("LEAP_TOKEN").ok();
-    let is_open = args
-        .websocket
-        .is_some_and(|address| address.ip().is_loopback());
-    let token = match (&given, is_open) {
-        (Some(token), _) => Some(token.clone()),
-        (None, true) => None,
-        (None, false) => Some(draw_token()),
+    let token = match &given {
+        _ if args.no_token => None,
+        Some(token) => Some(token.clone()),
+        None => Some(draw_token()),
     };
     let server = match &token {
         None => server,

@@ -205,16 +205,23 @@ mod processes {
                 path.display()
             )
         };
-        let straight = run(2, &flags(6, "straight"));
-
         let mut child = mpirun(2, &flags(100_000, "broken"))
             .spawn()
             .expect("mpirun is there");
-        let saved = folder.path().join("broken");
+        let newest = || {
+            let saved = std::fs::read_dir(folder.path().join("broken")).into_iter();
+            let names = saved.flatten().flatten().map(|entry| entry.file_name());
+            let steps = names.filter_map(|name| {
+                let name = name.into_string().ok()?;
+                name.strip_prefix("checkpoint-")?.parse::<usize>().ok()
+            });
+            steps.max()
+        };
         let start = Instant::now();
-        while std::fs::read_dir(&saved).map_or(0, |entries| entries.count()) == 0 {
+        while newest().is_none() {
+            let waited = start.elapsed();
             assert!(
-                start.elapsed() < Duration::from_secs(120),
+                waited < Duration::from_secs(120),
                 "no checkpoint in two minutes"
             );
             std::thread::sleep(Duration::from_millis(5));
@@ -230,10 +237,33 @@ mod processes {
         let status = child.wait().expect("it ends");
         assert!(!status.success(), "the run went on without a rank");
 
-        // Wherever it got to, the same numbers follow.
-        let again = run(1, &flags(6, "broken"));
-        if again.len() > 1 {
-            assert_eq!(digest(&straight), digest(&again));
-        }
+        let done = newest().expect("a checkpoint");
+        let again = run(1, &flags(done + 3, "broken"));
+        assert!(again[0].starts_with(&format!("meta-step {}:", done + 1)));
+        let straight = run(2, &flags(done + 3, "straight"));
+        assert_eq!(digest(&straight), digest(&again));
     }
+
+    #[test]
+    fn a_rank_that_fails_ends_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "no folder").expect("written");
+        // Rank 0 alone saves checkpoints, and cannot.
+        let flags = format!("--checkpoints {}", file.join("below").display());
+        let output = mpirun(2, &flags).output().expect("mpirun is there");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(errors.contains("error: "), "{errors}");
+    }
+}
+
+/// What is left out is said.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn processes_need_the_feature_mpi() {
+    let required = std::env::var("LEAP_REQUIRE").unwrap_or_default();
+    let message = "NOT TESTED with MPI: it needs `--features leap-tests/mpi`";
+    assert!(!required.split(',').any(|name| name == "mpi"), "{message}");
+    eprintln!("\n*** {message} ***\n");
 }

@@ -111,7 +111,13 @@ impl Worker {
             return Err(format!("{} is not built", program.display()));
         }
         let mut process = Command::new(program)
-            .args(["--device", "flex", "--websocket", "127.0.0.1:0"])
+            .args([
+                "--device",
+                "flex",
+                "--no-token",
+                "--websocket",
+                "127.0.0.1:0",
+            ])
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|e| e.to_string())?;

@@ -13,7 +13,7 @@ use crate::report::TaskReport;
 /// The processes that a program was started as, each of which has a rank. Each trains its share of a meta-batch, and
 /// what they learned is joined; then all have the same initialization again.
 ///
-/// [`MpiCluster`](crate::MpiCluster) is one (feature `mpi`). All ranks have to make the same calls.
+/// `MpiCluster` is one (feature `mpi`). All ranks have to make the same calls.
 pub trait Cluster: Debug + Send + Sync {
     /// The number of this process, from 0.
     fn rank(&self) -> usize;
@@ -165,27 +165,43 @@ fn digest(values: &[f64]) -> u64 {
     })
 }
 
-/// The processes that `mpirun` or `srun` started.
-///
-/// If a process dies, MPI ends all of them.
+/// The processes that `mpirun` or `srun` started, while [`run`](MpiCluster::run) runs.
 #[cfg(feature = "mpi")]
-pub struct MpiCluster {
-    /// Ends MPI with this value.
-    universe: mpi::environment::Universe,
-}
+pub struct MpiCluster(());
 
 #[cfg(feature = "mpi")]
 impl MpiCluster {
-    /// Starts MPI, once in a program.
+    /// Starts MPI, does `work`, and ends MPI. Once in a program.
+    ///
+    /// If `work` fails or panics here, the other processes would wait for this one without end; so all of them are ended, once
+    /// `complain` has said why. If a process is killed, MPI ends the others itself.
     ///
     /// # Errors
-    /// [`Error::Cluster`] if it was started before.
-    pub fn start() -> Result<Self, Error> {
-        let started = mpi::initialize_with_threading(mpi::Threading::Serialized);
-        match started {
-            Some((universe, _)) => Ok(Self { universe }),
-            None => Err(Error::Cluster("MPI was started before".into())),
+    /// [`Error::Cluster`] if MPI was started before; an error of `work` does not come back.
+    pub fn run<T, E>(
+        work: impl FnOnce(Self) -> Result<T, E>,
+        complain: impl FnOnce(E),
+    ) -> Result<T, Error> {
+        use mpi::topology::SimpleCommunicator;
+        use mpi::traits::Communicator;
+
+        struct EndAll;
+        impl Drop for EndAll {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    SimpleCommunicator::world().abort(1);
+                }
+            }
         }
+        let Some((_universe, _)) = mpi::initialize_with_threading(mpi::Threading::Serialized)
+        else {
+            return Err(Error::Cluster("MPI was started before".into()));
+        };
+        let _end_all = EndAll;
+        work(Self(())).map_err(|error| {
+            complain(error);
+            SimpleCommunicator::world().abort(1)
+        })
     }
 }
 
@@ -200,19 +216,19 @@ impl Debug for MpiCluster {
 impl Cluster for MpiCluster {
     fn rank(&self) -> usize {
         use mpi::traits::Communicator;
-        self.universe.world().rank() as usize
+        mpi::topology::SimpleCommunicator::world().rank() as usize
     }
 
     fn size(&self) -> usize {
         use mpi::traits::Communicator;
-        self.universe.world().size() as usize
+        mpi::topology::SimpleCommunicator::world().size() as usize
     }
 
     fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
         use mpi::datatype::PartitionMut;
         use mpi::traits::CommunicatorCollectives;
 
-        let world = self.universe.world();
+        let world = mpi::topology::SimpleCommunicator::world();
         let too_long = |_| Error::Cluster("a message has more than 2 GB".into());
         let length = mpi::Count::try_from(bytes.len()).map_err(too_long)?;
         let mut lengths = vec![0; self.size()];
@@ -238,7 +254,7 @@ impl Cluster for MpiCluster {
         use mpi::traits::CommunicatorCollectives;
 
         let own = values.to_vec();
-        let world = self.universe.world();
+        let world = mpi::topology::SimpleCommunicator::world();
         world.all_reduce_into(&own[..], values, SystemOperation::sum());
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! Choosing devices by name, at run time.
 
-use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
 use crate::Error;
@@ -90,13 +89,19 @@ pub fn available_devices() -> Vec<(String, Device)> {
 
 /// Whether the device is the CPU that this program runs on, whose cores lanes divide among them.
 pub fn is_cpu(device: &Device) -> bool {
-    match device.clone().without_autodiff().as_dispatch() {
-        #[cfg(feature = "flex")]
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "ndarray")]
-        DispatchDevice::NdArray(_) => true,
-        _ => false,
-    }
+    matches!(backend(device).as_str(), "Flex" | "NdArray")
+}
+
+/// Whether the device is a worker's.
+pub(crate) fn is_remote(device: &Device) -> bool {
+    backend(device) == "Remote"
+}
+
+/// The backend's name in Burn. Which there are is up to Burn's features, which may be more than this crate's.
+fn backend(device: &Device) -> String {
+    let shown = format!("{:?}", device.clone().without_autodiff().as_dispatch());
+    let end = shown.find('(').unwrap_or(shown.len());
+    shown[..end].to_string()
 }
 
 /// What the device calls itself, such as the GPU's product name.
@@ -109,7 +114,7 @@ pub fn describe_device(device: &Device) -> String {
         feature = "cuda",
         feature = "rocm"
     ))]
-    if let DispatchDevice::Cube(_) = device.clone().without_autodiff().as_dispatch()
+    if backend(device) == "Cube"
         && let Some(identity) = device.identity()
     {
         return identity.name;
@@ -119,7 +124,8 @@ pub fn describe_device(device: &Device) -> String {
             "{} cores",
             std::thread::available_parallelism().map_or(1, |n| n.get())
         ),
-        false => "a worker".to_string(),
+        false if is_remote(device) => "a worker".to_string(),
+        false => backend(device),
     }
 }
 

@@ -6,17 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::Error;
 use crate::cluster::{Cluster, Summation};
-use crate::device::is_cpu;
+use crate::device::{is_cpu, is_remote};
 
 /// The lanes of a run: threads of the CPU, GPUs, devices of workers, or a mix. Tasks are taken from a queue, so that
 /// a fast lane takes more of them; the results do not depend on which lane took which task.
 ///
 /// A lane on a worker may be lost: the worker ends, hangs or cannot be reached. Its task then runs again on another
-/// lane, and it gets no more.
+/// lane, and it gets no more. The initialization itself had better be kept on a device of this machine, such as the CPU.
 #[derive(Debug)]
 pub struct Lanes {
     lanes: Vec<Lane>,
@@ -172,7 +172,10 @@ impl Lanes {
             for lane in self.lanes.iter().filter(|lane| !lane.is_lost()) {
                 let state = match lane.attempt(|| Ok(prepare(&lane.device))) {
                     Ok(state) => state.expect("it does not fail"),
-                    Err(Failure::Lost(_)) => continue,
+                    Err(Failure::Lost(reason)) => {
+                        queue.lock().lost = Some(reason);
+                        continue;
+                    }
                     Err(Failure::Panic(panic)) => {
                         queue.stop();
                         resume_unwind(panic);
@@ -201,23 +204,30 @@ impl Lanes {
 enum Failure {
     /// Its device does not answer.
     Lost(String),
-    /// A panic on a CPU, which is not the device's fault.
+    /// A panic on a device of this machine, which is not the device's fault.
     Panic(Box<dyn Any + Send>),
 }
 
 impl Lane {
+    /// Whether the device still delivers what is read back.
+    fn answers(&self) -> bool {
+        let one = || Tensor::<1>::ones([1], &self.device).try_into_data().is_ok();
+        catch_unwind(AssertUnwindSafe(one)).unwrap_or(false)
+    }
+
     fn attempt<T>(
         &self,
         work: impl FnOnce() -> Result<T, Error>,
     ) -> Result<Result<T, Error>, Failure> {
+        let is_remote = is_remote(&self.device);
         let reason = match catch_unwind(AssertUnwindSafe(work)) {
-            Err(panic) if is_cpu(&self.device) => return Err(Failure::Panic(panic)),
+            Err(panic) if !is_remote => return Err(Failure::Panic(panic)),
             Err(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
                 (Some(message), _) => message.clone(),
                 (_, Some(message)) => message.to_string(),
                 _ => "a panic".to_string(),
             },
-            Ok(Err(Error::ReadBack(reason))) if !is_cpu(&self.device) => reason,
+            Ok(Err(error)) if is_remote && !self.answers() => error.to_string(),
             Ok(result) => return Ok(result),
         };
         self.lost.store(true, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! Workers: the devices of other machines.
 //!
 //! Burn sends operations to a worker and waits for what it reads back, without end where the worker hangs. Over Iroh the
-//! connection notices; over WebSocket, connections go through a relay in this process, which asks the worker now and then
-//! whether it is alive, and cuts them where it is not. A read then fails, and the lane is lost.
+//! connection notices; over WebSocket, connections go through a relay in this process, which asks the worker's process now
+//! and then whether it is alive, and cuts them where it is not. A read then fails, and the lane is lost.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -68,11 +68,19 @@ type Streams = Arc<Mutex<Vec<TcpStream>>>;
 
 /// Starts a relay to the worker at `address`, which ends connections when the worker does not answer any more.
 fn watch(address: &str) -> std::io::Result<SocketAddr> {
-    let worker = address
-        .to_socket_addrs()?
-        .next()
-        .ok_or(std::io::ErrorKind::AddrNotAvailable)?;
-    TcpStream::connect_timeout(&worker, PATIENCE)?;
+    // Such as `localhost`, which may be both ::1 and 127.0.0.1.
+    let mut last = std::io::ErrorKind::AddrNotAvailable.into();
+    let mut answers = None;
+    for worker in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&worker, PATIENCE) {
+            Ok(_) => {
+                answers = Some(worker);
+                break;
+            }
+            Err(error) => last = error,
+        }
+    }
+    let worker = answers.ok_or(last)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let relay = listener.local_addr()?;
     let streams = Streams::default();
