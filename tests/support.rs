@@ -77,7 +77,8 @@ pub fn devices() -> Devices {
         let is_there = devices.iter().any(|(name, _)| name.starts_with(backend));
         assert!(
             is_there || !is_required,
-            "{backend} is required: {missing:?}"
+            "{backend} is required: {:?}, {missing:?}",
+            leap_core::device(backend).err()
         );
     }
     Devices {

@@ -1,7 +1,7 @@
 //! The convolutional classifier of the Omniglot experiment: an encoder and a head.
 
 use burn::config::Config;
-use burn::module::{Module, RunningState};
+use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
@@ -223,7 +223,7 @@ impl ConvBlock {
         let (y, batch) = ops::conv_block(x.clone(), params, running);
         if let Some((mean, variance)) = batch {
             // As Burn's batch-normalization keeps them.
-            let keep = |state: &RunningState<Tensor<1>>, now: Tensor<1>| {
+            let keep = |state: &burn::module::RunningState<Tensor<1>>, now: Tensor<1>| {
                 let before = state.value_sync() * (1.0 - norm.momentum);
                 state.update((before + now.detach() * norm.momentum).detach());
             };
