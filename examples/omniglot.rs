@@ -281,7 +281,7 @@ fn start() -> Result<()> {
     }
     let done = experiment.done(&folder)?;
     print_tasks(&done);
-    print_table(&results_table(&done));
+    println!("{}", results_table(&done).text());
     println!(
         "Everything is in {}; see report.html there",
         experiment.out.display()
@@ -833,25 +833,6 @@ fn results_table(done: &[Done]) -> Table {
     }
 }
 
-fn print_table(table: &Table) {
-    let width = |column: usize| {
-        let cells = table
-            .rows
-            .iter()
-            .chain([&table.head])
-            .map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    for row in [&table.head].into_iter().chain(&table.rows) {
-        let cells = row.iter().enumerate().map(|(i, cell)| match i {
-            0 => format!("{cell:<w$}", w = width(i)),
-            _ => format!("{cell:>w$}", w = width(i)),
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  "));
-    }
-    println!();
-}
-
 /// Every held-out alphabet, where the runs are few enough for it: one seed, one number of alphabets.
 fn print_tasks(done: &[Done]) {
     let same = |f: fn(&Run) -> u64| {
@@ -875,11 +856,8 @@ fn print_tasks(done: &[Done]) {
         }
         row
     });
-    println!();
-    print_table(&Table {
-        rows: rows.collect(),
-        head,
-    });
+    let rows = rows.collect();
+    println!("\n{}", Table { head, rows }.text());
 }
 
 fn csv(summaries: &[&RunSummary]) -> Result<String> {

@@ -64,6 +64,13 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// A folder in the folder, which is made where it is missing.
+    pub fn subfolder(&self, name: &str) -> Result<Self> {
+        let path = self.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        Ok(Self { path })
+    }
+
     /// The path of a file in the folder.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 
+mod acting;
 mod figures;
 mod folder;
 mod progress;
+mod recording;
 mod report;
 
+pub use acting::{Acting, ActingArgs, Budget, Optimizer};
 pub use figures::{Chart, Series, draw_paths};
 pub use folder::{Metrics, RunFolder, write};
 pub use progress::Progress;
+pub use recording::animate;
 pub use report::{Figure, Section, Table, report};
 
 /// Ends a program: an error is said in a line, as one to its user.
@@ -27,15 +31,20 @@ pub fn end(result: Result<()>) -> ExitCode {
     }
 }
 
-/// Whether Ctrl-C was pressed. The second time ends the program at once.
+/// Whether Ctrl-C was pressed, for programs that end after the running meta-step. The second time ends the program at once.
 pub fn interruption() -> Result<Arc<AtomicBool>> {
+    interruption_at("ending after the running meta-step")
+}
+
+/// Whether Ctrl-C was pressed, for programs that then do what `what` says. The second time ends the program at once.
+pub fn interruption_at(what: &'static str) -> Result<Arc<AtomicBool>> {
     let pressed = Arc::new(AtomicBool::new(false));
     let flag = pressed.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nending after the running meta-step (Ctrl-C again: at once)");
+        eprintln!("\n{what} (Ctrl-C again: at once)");
     })
     .context("Ctrl-C cannot be handled")?;
     Ok(pressed)
@@ -52,6 +61,8 @@ mod book {
     struct YourTask;
     #[doc = include_str!("../../docs/your-method.md")]
     struct YourMethod;
+    #[doc = include_str!("../../docs/your-environment.md")]
+    struct YourEnvironment;
     #[cfg(feature = "ndarray")]
     #[doc = include_str!("../../docs/devices.md")]
     struct Devices;

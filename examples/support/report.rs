@@ -22,9 +22,29 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
+impl Table {
+    /// The table in columns, for the terminal.
+    pub fn text(&self) -> String {
+        let rows = || [&self.head].into_iter().chain(&self.rows);
+        let width = |column: usize| rows().map(|row| row[column].chars().count()).max();
+        let mut text = String::new();
+        for row in rows() {
+            let cells = row
+                .iter()
+                .enumerate()
+                .map(|(i, cell)| match (i, width(i).unwrap_or(0)) {
+                    (0, width) => format!("{cell:<width$}"),
+                    (_, width) => format!("{cell:>width$}"),
+                });
+            text += &(cells.collect::<Vec<_>>().join("  ") + "\n");
+        }
+        text
+    }
+}
+
 /// A figure.
 pub struct Figure {
-    /// An SVG picture.
+    /// An SVG picture, or an image element.
     pub svg: String,
     /// What it shows, for those who do not see it.
     pub description: String,
@@ -81,6 +101,7 @@ fn section_html(section: &Section) -> Markup {
                 @for figure in &section.figures {
                     figure.wide[figure.wide] role="img" aria-label=(figure.description) {
                         (PreEscaped(&figure.svg))
+                        @if figure.svg.starts_with("<img") { figcaption { (figure.description) } }
                     }
                 }
             }
@@ -104,6 +125,7 @@ th:first-child { text-align: left; padding-left: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem; margin-top: 1rem; }
 figure { margin: 0; min-width: 0; }
 figure.wide { grid-column: 1 / -1; max-width: 48rem; }
+img { max-width: 100%; display: block; }
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--ink); font-family: system-ui, sans-serif; }
 svg [fill="#FFFFFF"] { fill: var(--paper); }

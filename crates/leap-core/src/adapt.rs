@@ -7,7 +7,8 @@ use burn::tensor::{Device, Tensor};
 
 use crate::params::read_back;
 use crate::path::LearningPath;
-use crate::report::LearningCurve;
+use crate::report::{CurveLog, LearningCurve};
+use crate::saved::{Breaks, SavedTask};
 use crate::task::{StepLoss, Task};
 use crate::{Error, TaskError};
 
@@ -20,6 +21,8 @@ pub struct InnerLoop {
     pub optimizer: ModuleOptimizer,
     /// The learning rate as it is at the start of every task.
     pub lr: ModuleLrScheduler,
+    /// When training is saved, and when it stops before its end.
+    pub(crate) breaks: Breaks,
 }
 
 impl InnerLoop {
@@ -33,6 +36,7 @@ impl InnerLoop {
             steps,
             optimizer: optimizer.into(),
             lr: lr.into(),
+            breaks: Breaks::default(),
         }
     }
 
@@ -64,24 +68,39 @@ impl InnerLoop {
     ) -> Result<(M, LearningCurve), TaskError> {
         let mut optimizer = self.optimizer.clone();
         let mut lr = self.lr.clone();
-        let (mut losses, mut accuracies) = (ScalarLog::default(), ScalarLog::default());
-        for _ in 0..self.steps {
-            let StepLoss { loss, accuracy } = task.loss(&model)?;
+        let mut log = ScalarLog::default();
+        let mut first = 0;
+        if let Some(saved) = self.breaks.saved() {
+            (first, log.curve) = (saved.steps, saved.curve.clone());
+            (0..first).for_each(|_| drop(lr.step()));
+            (model, optimizer) = saved.restore(model, optimizer)?;
+            task.restore(&saved.task)?;
+            path.restore(&saved.path, &model.devices().remove(0).without_autodiff())?;
+        }
+        for step in first..self.steps {
+            if self.breaks.are_due(step) && step > first {
+                if let (Some(task), Some(path)) = (task.save()?, path.save()?) {
+                    let curve = log.save()?;
+                    let saved = SavedTask::new(step, &model, &optimizer, task, path, curve)?;
+                    self.breaks.save(&saved)?;
+                }
+            }
+            if self.breaks.are_stopped() {
+                return Err(Error::Interrupted.into());
+            }
+            let StepLoss {
+                loss,
+                accuracy,
+                score,
+            } = task.loss(&model)?;
             let grads = GradientsParams::from_grads(loss.backward(), &model);
             let loss = loss.inner();
             path.record(&model, &loss, &grads)?;
             let grads = transform(&model, grads)?;
             model = optimizer.step(lr.step(), model, grads);
-            losses.push(loss)?;
-            if let Some(accuracy) = accuracy {
-                accuracies.push(accuracy.inner())?;
-            }
+            log.push(loss, accuracy.map(|a| a.inner()), score)?;
         }
-        let curve = LearningCurve {
-            loss: losses.finish()?,
-            accuracy: accuracies.finish()?,
-        };
-        Ok((model, curve))
+        Ok((model, log.finish()?))
     }
 }
 
@@ -102,35 +121,54 @@ pub(crate) fn task_copy_on<M: Module>(init: &M, device: &Device) -> M {
     }
 }
 
-/// Scalars that stay on the device until there are many, or the task ends.
+/// A learning curve whose scalars stay on the device until there are many, or the task ends.
 #[derive(Default)]
 struct ScalarLog {
-    waiting: Vec<Tensor<1>>,
-    values: Vec<f64>,
+    losses: Vec<Tensor<1>>,
+    accuracies: Vec<Tensor<1>>,
+    scores: Vec<Option<Option<f64>>>,
+    curve: CurveLog,
 }
 
 impl ScalarLog {
     /// Bounds the memory of very long tasks; a read-back every so many steps costs nothing.
     const CHUNK: usize = 1024;
 
-    fn push(&mut self, value: Tensor<1>) -> Result<(), Error> {
-        self.waiting.push(value);
-        if self.waiting.len() == Self::CHUNK {
-            self.flush()?;
+    fn push(
+        &mut self,
+        loss: Tensor<1>,
+        accuracy: Option<Tensor<1>>,
+        score: Option<Option<f64>>,
+    ) -> Result<(), Error> {
+        self.losses.push(loss);
+        self.accuracies.extend(accuracy);
+        self.scores.push(score);
+        match self.losses.len() {
+            Self::CHUNK => self.flush(),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        if !self.waiting.is_empty() {
-            let all = Tensor::cat(std::mem::take(&mut self.waiting), 0);
-            self.values.extend(read_back(all)?);
+        let read = |waiting: &mut Vec<Tensor<1>>| match waiting.is_empty() {
+            true => Ok(Vec::new()),
+            false => read_back(Tensor::cat(std::mem::take(waiting), 0)),
+        };
+        let losses = read(&mut self.losses)?;
+        let accuracies = read(&mut self.accuracies)?;
+        for (i, (loss, score)) in losses.into_iter().zip(self.scores.drain(..)).enumerate() {
+            self.curve.push(loss, accuracies.get(i).copied(), score);
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<f64>, Error> {
+    fn save(&mut self) -> Result<CurveLog, Error> {
         self.flush()?;
-        Ok(self.values)
+        Ok(self.curve.clone())
+    }
+
+    fn finish(mut self) -> Result<LearningCurve, Error> {
+        self.flush()?;
+        Ok(self.curve.finish())
     }
 }

@@ -2,12 +2,15 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::params::ParamSpace;
+use crate::saved::TaskFolder;
 use crate::train::Settings;
 
 /// Where and how often meta-training is saved.
@@ -19,6 +22,8 @@ use crate::train::Settings;
 pub struct Checkpoints {
     folder: PathBuf,
     every: usize,
+    /// Steps of a task after each of which it is saved too; 0 is never.
+    every_task_steps: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,6 +50,29 @@ impl Checkpoints {
         Self {
             folder: folder.into(),
             every,
+            every_task_steps: 0,
+        }
+    }
+
+    /// Saves within tasks too, every `every` steps of each, for tasks that take hours; tasks of an evaluation as
+    /// well. A [resumed](crate::MetaTrainer::resume) run goes on in the middle of its tasks.
+    ///
+    /// Tasks have to be able to be saved ([`Task::save`](crate::Task::save)); others start again.
+    pub fn with_task_steps(mut self, every: usize) -> Self {
+        self.every_task_steps = every;
+        self
+    }
+
+    /// Where the tasks of a meta-batch, or of an evaluation, are saved while they are trained.
+    pub(crate) fn tasks<M: Module>(
+        &self,
+        name: &str,
+        space: &Arc<ParamSpace>,
+        init: &M,
+    ) -> Result<Option<TaskFolder>, Error> {
+        match self.every_task_steps {
+            0 => Ok(None),
+            every => TaskFolder::new(&self.folder, every, name, space, init).map(Some),
         }
     }
 
@@ -174,7 +202,7 @@ impl Checkpoints {
 }
 
 /// Asks the system to bring a file, or a folder's list of names, to the disk.
-fn flush(path: &Path) -> Result<(), Error> {
+pub(crate) fn flush(path: &Path) -> Result<(), Error> {
     if cfg!(not(unix)) && path.is_dir() {
         return Ok(()); // Only Unix opens folders.
     }

@@ -80,6 +80,14 @@ pub enum Error {
         reason: String,
     },
 
+    /// What was saved of a task's training cannot be gone on from.
+    #[error("a task that was broken off cannot go on: {0}")]
+    Saved(String),
+
+    /// Training was stopped from outside; see [`MetaTrainer::with_stop`](crate::MetaTrainer::with_stop).
+    #[error("training was interrupted")]
+    Interrupted,
+
     /// The threads of a lane could not be started.
     #[error("could not start the threads of a lane: {0}")]
     Lane(String),
@@ -107,6 +115,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn saved(error: impl std::fmt::Display) -> Self {
+        Self::Saved(error.to_string())
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

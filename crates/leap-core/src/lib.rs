@@ -58,7 +58,9 @@ mod redraw;
 #[cfg(feature = "remote")]
 mod remote;
 mod report;
+mod saved;
 mod seed;
+mod sum;
 mod task;
 mod train;
 
@@ -83,5 +85,5 @@ pub use path::{
 pub use redraw::redraw;
 pub use report::{LearningCurve, Report, Summary, TaskReport};
 pub use seed::{Purpose, TaskRng, TaskSeed, run_rng};
-pub use task::{HeldOut, Predict, StepLoss, Task, TaskContext, TaskSet};
+pub use task::{ActorCritic, HeldOut, Predict, StepLoss, Task, TaskContext, TaskSet};
 pub use train::{MetaRun, MetaTrainer};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 use crate::Error;
 
@@ -32,6 +32,15 @@ struct SharedParam {
 }
 
 impl SharedParam {
+    fn renamed(&self, id: ParamId) -> Self {
+        Self {
+            id,
+            path: self.path.clone(),
+            shape: self.shape.clone(),
+            dtype: self.dtype,
+        }
+    }
+
     fn num_values(&self) -> usize {
         self.shape.iter().product()
     }
@@ -91,6 +100,21 @@ impl ParamSpace {
             params: collect.params,
             slots,
         }))
+    }
+
+    /// The same space, with other ids for its parameters, of which `names` knows all.
+    pub(crate) fn renamed(&self, names: &HashMap<ParamId, ParamId>) -> Arc<Self> {
+        let name = |id: &ParamId| names.get(id).copied().unwrap_or(*id);
+        let params: Vec<_> = self.params.iter().map(|p| p.renamed(name(&p.id))).collect();
+        Arc::new(Self {
+            slots: params
+                .iter()
+                .enumerate()
+                .map(|(slot, p)| (p.id, slot))
+                .collect(),
+            params,
+            dtype: self.dtype,
+        })
     }
 
     /// Ids and paths of the parameters.
@@ -302,6 +326,39 @@ impl ParamVector {
         grads
     }
 
+    /// The values with their precision, on the host.
+    pub(crate) fn save(&self) -> Result<TensorData, Error> {
+        fetch(&self.values)
+    }
+
+    /// The vector of `space` with such values, on `device`.
+    pub(crate) fn restore(
+        space: &Arc<ParamSpace>,
+        saved: TensorData,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        if saved.shape().as_slice() != [space.num_params()] || saved.dtype() != space.dtype {
+            return Err(Error::Saved(format!(
+                "{} values are no vector of a space of {} parameters",
+                saved.num_elements(),
+                space.num_params()
+            )));
+        }
+        Ok(Self {
+            space: space.clone(),
+            values: Tensor::from_data(saved, (device, space.dtype)),
+        })
+    }
+
+    /// The same values in a space whose parameters have other ids.
+    pub(crate) fn renamed(self, space: &Arc<ParamSpace>) -> Self {
+        debug_assert_eq!(self.space.num_params(), space.num_params());
+        Self {
+            space: space.clone(),
+            values: self.values,
+        }
+    }
+
     /// All values, in the order of the space's parameters, read back from the device.
     ///
     /// # Errors
@@ -327,10 +384,62 @@ impl Sub for ParamVector {
     }
 }
 
+/// A flat tensor, on the host.
+pub(crate) fn fetch(tensor: &Tensor<1>) -> Result<TensorData, Error> {
+    let data = tensor.clone().try_into_data();
+    data.map_err(|error| Error::ReadBack(format!("{error:?}")))
+}
+
 /// The values of a flat tensor, on the host.
 pub(crate) fn read_back(tensor: Tensor<1>) -> Result<Vec<f64>, Error> {
-    let data = tensor
-        .try_into_data()
-        .map_err(|error| Error::ReadBack(format!("{error:?}")))?;
-    Ok(data.iter::<f64>().collect())
+    Ok(fetch(&tensor)?.iter::<f64>().collect())
+}
+
+/// The ids of all of a model's parameters, in the order in which they are visited.
+pub(crate) fn ids<M: Module>(model: &M) -> Vec<ParamId> {
+    struct Ids(Vec<ParamId>);
+    impl ModuleVisitor for Ids {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.id);
+        }
+        fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+            self.0.push(param.id);
+        }
+        fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+            self.0.push(param.id);
+        }
+    }
+    let mut ids = Ids(Vec::new());
+    model.visit(&mut ids);
+    ids.0
+}
+
+/// The model with other ids for its parameters, of which `names` knows all.
+pub(crate) fn rename<M: Module>(model: M, names: &HashMap<ParamId, ParamId>) -> M {
+    struct Rename<'a>(&'a HashMap<ParamId, ParamId>);
+    macro_rules! rename {
+        ($self:ident, $param:ident) => {{
+            let (id, tensor, mapper) = $param.consume();
+            let id = $self.0.get(&id).copied().unwrap_or(id);
+            Param::from_mapped_value(id, tensor, mapper)
+        }};
+    }
+    impl ModuleMapper for Rename<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            rename!(self, param)
+        }
+        fn map_int<const D: usize>(
+            &mut self,
+            param: Param<Tensor<D, Int>>,
+        ) -> Param<Tensor<D, Int>> {
+            rename!(self, param)
+        }
+        fn map_bool<const D: usize>(
+            &mut self,
+            param: Param<Tensor<D, Bool>>,
+        ) -> Param<Tensor<D, Bool>> {
+            rename!(self, param)
+        }
+    }
+    model.map(&mut Rename(names))
 }

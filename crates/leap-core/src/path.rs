@@ -1,14 +1,16 @@
 //! The path of a task's training through parameter space, and its figures.
 
+use std::ops::Add;
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::params::{ParamSpace, ParamVector, read_back};
+use crate::params::{ParamSpace, ParamVector, fetch, read_back};
+use crate::sum::LongSum;
 
 /// What follows a task's training, step by step.
 ///
@@ -28,6 +30,24 @@ pub trait LearningPath {
         loss: &Tensor<1>,
         grads: &GradientsParams,
     ) -> Result<(), Error>;
+
+    /// The path as it is now, to [go on](Self::restore) from after an interruption; `None` from paths that cannot,
+    /// whose tasks then start again.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`] if the device does not deliver it.
+    fn save(&self) -> Result<Option<Vec<u8>>, Error> {
+        Ok(None)
+    }
+
+    /// Goes on from what [`save`](Self::save) gave, on `device`, which is without autodiff.
+    ///
+    /// # Errors
+    /// [`Error::Saved`] if it is of something else.
+    fn restore(&mut self, saved: &[u8], device: &Device) -> Result<(), Error> {
+        let _ = (saved, device);
+        Err(Error::Saved("the path cannot go on".into()))
+    }
 }
 
 impl LearningPath for () {
@@ -39,20 +59,28 @@ impl LearningPath for () {
     ) -> Result<(), Error> {
         Ok(())
     }
+
+    fn save(&self) -> Result<Option<Vec<u8>>, Error> {
+        Ok(Some(Vec::new()))
+    }
+
+    fn restore(&mut self, _saved: &[u8], _device: &Device) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Measures a path on the task's manifold, whose points are (parameters, loss), as in section 2.1 of the
 /// [Leap paper](https://arxiv.org/abs/1812.01054), or of parameters alone.
 ///
-/// It keeps the first and the last point and the last segment, however long the path is.
+/// It keeps the first and the last point and the last segment, however long the path is, and stays accurate over
+/// millions of segments.
 #[derive(Clone, Debug)]
 pub struct PathMeter {
     space: Arc<ParamSpace>,
     with_loss: bool,
     ends: Option<(Point, Point)>,
     last_segment: Option<Segment>,
-    sums: Option<Sums>,
-    segments: usize,
+    sums: LongSum<Sums>,
 }
 
 type Point = (ParamVector, Tensor<1>);
@@ -76,6 +104,17 @@ struct Sums {
     cosine: Tensor<1>,
 }
 
+impl Add for Sums {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            length: self.length + other.length,
+            energy: self.energy + other.energy,
+            cosine: self.cosine + other.cosine,
+        }
+    }
+}
+
 impl PathMeter {
     /// A path of no points yet; `with_loss` says whether the loss is a dimension.
     pub fn new(space: &Arc<ParamSpace>, with_loss: bool) -> Self {
@@ -84,8 +123,7 @@ impl PathMeter {
             with_loss,
             ends: None,
             last_segment: None,
-            sums: None,
-            segments: 0,
+            sums: LongSum::default(),
         }
     }
 
@@ -108,21 +146,16 @@ impl PathMeter {
         let (step, rise, energy) = self.difference(last, here);
         let length = energy.clone().sqrt();
         let segment = Segment { step, rise, length };
-        let next = match (self.sums.take(), self.last_segment.take()) {
-            (Some(sums), Some(last)) => Sums {
-                length: sums.length + segment.length.clone(),
-                energy: sums.energy + energy,
-                cosine: sums.cosine + segment.cosine(&last),
-            },
-            _ => Sums {
-                length: segment.length.clone(),
-                energy,
-                cosine: segment.length.zeros_like(),
-            },
+        let cosine = match &self.last_segment {
+            None => segment.length.zeros_like(),
+            Some(last) => segment.cosine(last),
         };
-        self.sums = Some(next);
+        self.sums.add(Sums {
+            length: segment.length.clone(),
+            energy,
+            cosine,
+        });
         self.last_segment = Some(segment.clone());
-        self.segments += 1;
         Ok(Some(segment))
     }
 
@@ -144,13 +177,14 @@ impl PathMeter {
     pub fn figures(self) -> Option<DeviceFigures> {
         let (first, last) = self.ends.clone()?;
         let (_, _, distance) = self.difference(first, last);
-        let sums = self.sums?;
+        let sums = self.sums.total()?;
+        let segments = self.sums.terms as usize;
         Some(DeviceFigures {
             length: sums.length,
             energy: sums.energy,
             distance: distance.sqrt(),
-            cosine: sums.cosine / (self.segments - 1).max(1) as f64,
-            segments: self.segments,
+            cosine: sums.cosine / (segments - 1).max(1) as f64,
+            segments,
         })
     }
 }
@@ -164,6 +198,83 @@ impl LearningPath for PathMeter {
     ) -> Result<(), Error> {
         self.advance(model, loss).map(|_| ())
     }
+
+    fn save(&self) -> Result<Option<Vec<u8>>, Error> {
+        let point = |(at, loss): &Point| Ok::<_, Error>((at.save()?, fetch(loss)?));
+        let ends = match &self.ends {
+            None => None,
+            Some((first, last)) => Some([point(first)?, point(last)?]),
+        };
+        let last_segment = match &self.last_segment {
+            None => None,
+            Some(s) => Some((s.step.save()?, [fetch(&s.rise)?, fetch(&s.length)?])),
+        };
+        let sums = |s: &Option<Sums>| match s {
+            None => Ok(None),
+            Some(s) => Ok(Some([
+                fetch(&s.length)?,
+                fetch(&s.energy)?,
+                fetch(&s.cosine)?,
+            ])),
+        };
+        let saved = SavedMeter {
+            ends,
+            last_segment,
+            sums: self
+                .sums
+                .levels
+                .iter()
+                .map(sums)
+                .collect::<Result<_, Error>>()?,
+            terms: self.sums.terms,
+        };
+        rmp_serde::to_vec(&saved).map(Some).map_err(Error::saved)
+    }
+
+    fn restore(&mut self, saved: &[u8], device: &Device) -> Result<(), Error> {
+        let saved: SavedMeter = rmp_serde::from_slice(saved).map_err(Error::saved)?;
+        let vector = |data| ParamVector::restore(&self.space, data, device);
+        let scalar = |data: TensorData| {
+            let dtype = data.dtype();
+            Tensor::from_data(data, (device, dtype))
+        };
+        let point = |(at, loss)| Ok::<_, Error>((vector(at)?, scalar(loss)));
+        self.ends = match saved.ends {
+            None => None,
+            Some([first, last]) => Some((point(first)?, point(last)?)),
+        };
+        self.last_segment = match saved.last_segment {
+            None => None,
+            Some((step, [rise, length])) => Some(Segment {
+                step: vector(step)?,
+                rise: scalar(rise),
+                length: scalar(length),
+            }),
+        };
+        let sums = |level: Option<[TensorData; 3]>| {
+            level.map(|sums| {
+                let [length, energy, cosine] = sums.map(scalar);
+                Sums {
+                    length,
+                    energy,
+                    cosine,
+                }
+            })
+        };
+        self.sums = LongSum {
+            levels: saved.sums.into_iter().map(sums).collect(),
+            terms: saved.terms,
+        };
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedMeter {
+    ends: Option<[(TensorData, TensorData); 2]>,
+    last_segment: Option<(TensorData, [TensorData; 2])>,
+    sums: Vec<Option<[TensorData; 3]>>,
+    terms: u64,
 }
 
 /// The square root of the smallest normal float32: shorter segments have no measurable length.

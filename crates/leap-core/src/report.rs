@@ -7,12 +7,35 @@ use crate::seed::TaskSeed;
 use crate::task::HeldOut;
 
 /// What a task measured at each step, before that step's update.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+///
+/// Very long tasks have an entry for several steps, so that a curve has never more than 16,384 of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearningCurve {
-    /// Loss at each step.
+    /// Loss at each step, or its mean over `stride` steps.
     pub loss: Vec<f64>,
-    /// Accuracy in [0, 1] at each step; empty for tasks that have none.
+    /// Accuracy in [0, 1] at each step, or its mean over `stride` steps; empty for tasks that have none.
     pub accuracy: Vec<f64>,
+    /// Score at each step, or at the last of `stride` steps; empty for tasks that have none.
+    #[serde(default)]
+    pub score: Vec<Option<f64>>,
+    /// Number of steps that an entry stands for.
+    #[serde(default = "one")]
+    pub stride: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Default for LearningCurve {
+    fn default() -> Self {
+        Self {
+            loss: Vec::new(),
+            accuracy: Vec::new(),
+            score: Vec::new(),
+            stride: 1,
+        }
+    }
 }
 
 impl LearningCurve {
@@ -32,6 +55,22 @@ impl LearningCurve {
         mean(self.accuracy.iter().copied())
     }
 
+    /// Mean score over the steps that have one.
+    pub fn mean_score(&self) -> Option<f64> {
+        mean(self.score.iter().flatten().copied())
+    }
+
+    /// The score at the last step that has one.
+    pub fn last_score(&self) -> Option<f64> {
+        self.score.iter().flatten().next_back().copied()
+    }
+
+    /// The first step, counted from 0, at which the score is at least `score`.
+    pub fn steps_to_score(&self, score: f64) -> Option<usize> {
+        let reached = |s: &Option<f64>| s.is_some_and(|s| s >= score);
+        Some(self.score.iter().position(reached)? * self.stride)
+    }
+
     /// The mean curve of several tasks, as long as the shortest of them.
     pub fn mean<'a>(curves: impl Iterator<Item = &'a LearningCurve> + Clone) -> LearningCurve {
         let over = |pick: fn(&LearningCurve) -> &[f64]| {
@@ -40,10 +79,78 @@ impl LearningCurve {
                 .filter_map(|step| mean(curves.clone().map(|c| pick(c)[step])))
                 .collect()
         };
+        let scores = curves.clone().map(|c| c.score.len()).min().unwrap_or(0);
         LearningCurve {
             loss: over(|c| &c.loss),
             accuracy: over(|c| &c.accuracy),
+            score: (0..scores)
+                .map(|step| mean(curves.clone().filter_map(|c| c.score[step])))
+                .collect(),
+            stride: curves.clone().map(|c| c.stride).max().unwrap_or(1),
         }
+    }
+}
+
+/// A learning curve that grows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CurveLog {
+    curve: LearningCurve,
+    /// Of the entry that is not full yet.
+    open: Vec<(f64, Option<f64>, Option<Option<f64>>)>,
+}
+
+/// Entries that a curve has at most.
+const LONGEST: usize = 1 << 14;
+
+impl CurveLog {
+    /// Appends a step; the score is `None` for tasks that have none, and `Some(None)` where there is none yet.
+    pub fn push(&mut self, loss: f64, accuracy: Option<f64>, score: Option<Option<f64>>) {
+        self.open.push((loss, accuracy, score));
+        if self.open.len() == self.curve.stride {
+            self.close();
+        }
+        if self.curve.loss.len() > LONGEST {
+            self.halve();
+        }
+    }
+
+    fn close(&mut self) {
+        let curve = &mut self.curve;
+        curve.loss.extend(mean(self.open.iter().map(|o| o.0)));
+        curve
+            .accuracy
+            .extend(mean(self.open.iter().filter_map(|o| o.1)));
+        curve
+            .score
+            .extend(self.open.iter().filter_map(|o| o.2).next_back());
+        self.open.clear();
+    }
+
+    /// Two entries become one. The last, which has no other, is opened again.
+    fn halve(&mut self) {
+        let curve = &mut self.curve;
+        let pairs = |values: &mut Vec<f64>| {
+            let pairs = values.chunks_exact(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+            let last = values.last().copied().filter(|_| values.len() % 2 == 1);
+            *values = pairs.collect();
+            last
+        };
+        let last = (pairs(&mut curve.loss), pairs(&mut curve.accuracy));
+        let score = curve
+            .score
+            .last()
+            .copied()
+            .filter(|_| curve.score.len() % 2 == 1);
+        curve.score = curve.score.chunks_exact(2).map(|pair| pair[1]).collect();
+        if let (Some(loss), accuracy) = last {
+            self.open = vec![(loss, accuracy, score); curve.stride];
+        }
+        curve.stride *= 2;
+    }
+
+    pub fn finish(mut self) -> LearningCurve {
+        self.close();
+        self.curve
     }
 }
 
@@ -83,6 +190,12 @@ pub struct Summary {
     pub held_out_loss: Option<f64>,
     /// Accuracy on held-out samples after training.
     pub held_out_accuracy: Option<f64>,
+    /// Score, over all steps that have one.
+    #[serde(default)]
+    pub score: Option<f64>,
+    /// Score at the last step.
+    #[serde(default)]
+    pub last_score: Option<f64>,
     /// Length of the path.
     pub path_length: Option<f64>,
     /// Energy of the path.
@@ -106,6 +219,8 @@ impl Summary {
             accuracy: over(|t| t.curve.mean_accuracy()),
             held_out_loss: over(|t| t.held_out.map(|h| h.loss)),
             held_out_accuracy: over(|t| t.held_out.and_then(|h| h.accuracy)),
+            score: over(|t| t.curve.mean_score()),
+            last_score: over(|t| t.curve.last_score()),
             path_length: over(|t| t.path.map(|p| p.length)),
             path_energy: over(|t| t.path.map(|p| p.energy)),
             path_straightness: over(|t| t.path.map(|p| p.straightness)),
@@ -151,11 +266,38 @@ mod tests {
     fn auc_is_the_trapezoid_over_the_number_of_steps() {
         let curve = LearningCurve {
             loss: vec![3.0, 2.0, 1.0],
-            accuracy: vec![],
+            ..LearningCurve::default()
         };
         // Two trapezoids, 2.5 and 1.5, over three steps, as the authors' `compute_auc` has it.
         assert!((curve.auc() - 4.0 / 3.0).abs() < 1e-12);
         assert_eq!(curve.mean_accuracy(), None);
+    }
+
+    #[test]
+    fn a_curve_of_a_million_steps_is_short_and_has_the_same_mean() {
+        let steps = 1_000_001;
+        let loss = |step: usize| 1.0 / (1.0 + step as f64 / 1000.0);
+        let mut log = CurveLog::default();
+        for step in 0..steps {
+            let score = (step >= 10).then_some(step as f64);
+            log.push(loss(step), Some(0.25), Some(score));
+            assert!(log.curve.loss.len() <= LONGEST && log.open.len() < 128);
+        }
+        let curve = log.finish();
+        assert_eq!(curve.stride, 64);
+        assert_eq!(curve.loss.len(), steps.div_ceil(64));
+        assert_eq!(curve.accuracy, vec![0.25; curve.loss.len()]);
+        for (i, mean) in curve.loss.iter().enumerate() {
+            let over = i * 64..steps.min((i + 1) * 64);
+            let count = over.len() as f64;
+            let exact = over.map(loss).sum::<f64>() / count;
+            assert!((mean - exact).abs() < 1e-12, "entry {i}");
+        }
+        assert_eq!(curve.score[..2], [Some(63.0), Some(127.0)]);
+        assert_eq!(curve.last_score(), Some(1e6));
+        assert_eq!(curve.steps_to_score(1000.0), Some(15 * 64));
+        let exact = (0..steps).map(loss).sum::<f64>() / steps as f64;
+        assert!((curve.mean_loss() - exact).abs() < 1e-6);
     }
 
     #[test]
@@ -173,6 +315,7 @@ mod tests {
             curve: LearningCurve {
                 loss: vec![loss; 4],
                 accuracy: vec![0.5; 4],
+                ..LearningCurve::default()
             },
             path: None,
             held_out: None,

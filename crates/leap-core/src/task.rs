@@ -45,6 +45,24 @@ pub trait Task<M: Module>: Sized {
         None
     }
 
+    /// The task as it is between two steps, to [go on](Self::restore) from after an interruption; `None` from
+    /// tasks that cannot, which then start again.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn save(&mut self) -> Result<Option<Vec<u8>>, TaskError> {
+        Ok(None)
+    }
+
+    /// Goes on from what [`save`](Self::save) gave; the task has been set up as it was then.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), TaskError> {
+        let _ = saved;
+        Err("the task cannot go on (`Task::restore`)".into())
+    }
+
     /// How well the trained model does on what the task held back, if it holds anything back.
     ///
     /// `model` is in evaluation mode ([`Module::valid`]), on the task's device without autodiff.
@@ -64,6 +82,9 @@ pub struct StepLoss {
     pub loss: Tensor<1>,
     /// The accuracy on the same data in [0, 1], of shape `[1]`, for tasks that have one.
     pub accuracy: Option<Tensor<1>>,
+    /// How well the model does by the task's own measure, such as the mean return of the last episodes; higher is
+    /// better. `Some(None)` is that there is no score yet.
+    pub score: Option<Option<f64>>,
 }
 
 impl From<Tensor<1>> for StepLoss {
@@ -71,6 +92,7 @@ impl From<Tensor<1>> for StepLoss {
         Self {
             loss,
             accuracy: None,
+            score: None,
         }
     }
 }
@@ -133,4 +155,17 @@ impl TaskContext {
 pub trait Predict<X>: Module {
     /// Predictions of shape `[batch, outputs]`.
     fn predict(&self, inputs: X) -> Tensor<2>;
+}
+
+/// A model that acts: a policy and a value function, on one encoder of what is observed.
+pub trait ActorCritic: Module {
+    /// From observations, flat, of shape `[batch, size]` to the policy's logits, of shape `[batch, actions]`, and the
+    /// values, of shape `[batch]`.
+    fn act(&self, observations: Tensor<2>) -> (Tensor<2>, Tensor<1>);
+
+    /// Number of actions.
+    fn actions(&self) -> usize;
+
+    /// The same encoder with new heads, for `actions` actions.
+    fn with_actions(self, actions: usize) -> Self;
 }

@@ -1,6 +1,7 @@
 //! The outer loop: meta-training, and evaluation on held-out tasks.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -14,10 +15,11 @@ use crate::checkpoint::Checkpoints;
 use crate::cluster;
 use crate::lanes::Lanes;
 use crate::meta::{MetaGradient, MetaLearner};
-use crate::params::{ParamSpace, ParamVector, read_back};
+use crate::params::{ParamSpace, ParamVector, read_back, rename};
 use crate::path::{PathMeter, PathTrace};
 use crate::redraw::redraw;
 use crate::report::{Report, TaskReport};
+use crate::saved::{Breaks, FinishedTask, TaskFolder};
 use crate::seed::{Purpose, TaskSeed};
 use crate::task::{Task, TaskContext, TaskSet};
 use crate::{Error, TaskError};
@@ -33,6 +35,7 @@ pub struct MetaTrainer<L> {
     meta_optimizer: ModuleOptimizer,
     meta_lr: ModuleLrScheduler,
     checkpoints: Option<Checkpoints>,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// What decides, next to the optimizers, which numbers a run computes; a resumed run must have the same.
@@ -57,6 +60,7 @@ impl<L: Clone> MetaTrainer<L> {
             meta_optimizer: SgdConfig::new().init(),
             meta_lr: 0.1.into(),
             checkpoints: None,
+            stop: None,
         }
     }
 
@@ -76,6 +80,11 @@ impl<L: Clone> MetaTrainer<L> {
     pub fn with_task_steps(mut self, steps: usize) -> Self {
         self.inner.steps = steps;
         self
+    }
+
+    /// Number of training steps a task.
+    pub fn task_steps(&self) -> usize {
+        self.inner.steps
     }
 
     /// The optimizer that trains the tasks, and its learning rate: a number or any Burn scheduler
@@ -117,6 +126,13 @@ impl<L: Clone> MetaTrainer<L> {
         self
     }
 
+    /// Stops tasks in the middle when the flag is set, as Ctrl-C may do. What was trained since the last checkpoint
+    /// [within the task](Checkpoints::with_task_steps) is lost.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
     /// Starts meta-training from `init`. Take its [steps](MetaRun::step) one by one, or have
     /// [`fit`](Self::fit) take them all.
     ///
@@ -144,6 +160,7 @@ impl<L: Clone> MetaTrainer<L> {
             optimizer: self.meta_optimizer.clone(),
             lr: self.meta_lr.clone(),
             meta_step: 0,
+            folders: Vec::new(),
             trainer: self.clone(),
         })
     }
@@ -217,10 +234,29 @@ impl<L: Clone> MetaTrainer<L> {
     where
         L: MetaLearner<M>,
     {
+        self.evaluate_with(init, tasks, lanes, |_, _| Ok(()))
+    }
+
+    /// As [`evaluate`](Self::evaluate), and hands each trained model to `keep`, on the lane that trained it: to save it,
+    /// or to see what it does. An error of `keep` is one of the task.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_with<M: Module, S: TaskSet<M>>(
+        &self,
+        init: &M,
+        tasks: &S,
+        lanes: &Lanes,
+        keep: impl Fn(&TaskReport, &M) -> Result<(), TaskError> + Sync,
+    ) -> Result<Report, Error>
+    where
+        L: MetaLearner<M>,
+    {
         let run = self.begin(init.clone())?;
         let picks = Vec::from_iter(0..tasks.len());
-        run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes)
-            .map(|(report, _)| report)
+        let (report, _, folder) = run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes, keep)?;
+        folder.map_or(Ok(()), TaskFolder::remove)?;
+        Ok(report)
     }
 
     /// Trains the first `count` of `tasks` from `init` as [`evaluate`](Self::evaluate) does, and keeps every
@@ -265,6 +301,8 @@ pub struct MetaRun<M: Module, L> {
     optimizer: ModuleOptimizer,
     lr: ModuleLrScheduler,
     meta_step: usize,
+    /// Of tasks that were trained since the newest checkpoint.
+    folders: Vec<TaskFolder>,
 }
 
 impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
@@ -291,11 +329,13 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
     ///
     /// # Errors
     /// [`Error::AllTasksLeftOut`] if no task is left, [`Error::Task`] if one failed,
-    /// [`Error::InvalidSetting`] if there are no tasks, [`Error::Io`] and [`Error::Checkpoint`] if a
+    /// [`Error::InvalidSetting`] if there are no tasks, [`Error::Interrupted`] if it was
+    /// [stopped](MetaTrainer::with_stop), [`Error::Io`] and [`Error::Checkpoint`] if a
     /// checkpoint could not be saved. The initialization is unchanged but for the last two.
     pub fn step<S: TaskSet<M>>(&mut self, tasks: &S, lanes: &Lanes) -> Result<Report, Error> {
         let picks = self.sample(tasks.len())?;
-        let (report, mut meta) = self.train_tasks(&picks, Purpose::Training, tasks, lanes)?;
+        let (report, mut meta, folder) =
+            self.train_tasks(&picks, Purpose::Training, tasks, lanes, |_, _| Ok(()))?;
         if meta.tasks() == 0 {
             return Err(Error::AllTasksLeftOut {
                 meta_step: self.meta_step,
@@ -313,7 +353,18 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         {
             self.save_checkpoint()?;
         }
+        // Until the next checkpoint it is what a resumed run comes by again, quickly.
+        self.folders.extend(folder);
+        if self.is_saved() {
+            self.folders.drain(..).try_for_each(TaskFolder::remove)?;
+        }
         Ok(report)
+    }
+
+    /// Whether the newest checkpoint is of this meta-step.
+    fn is_saved(&self) -> bool {
+        let checkpoints = self.trainer.checkpoints.as_ref();
+        checkpoints.is_none_or(|checkpoints| checkpoints.is_due(self.meta_step))
     }
 
     /// Saves a checkpoint now, where the trainer has a folder for them.
@@ -369,14 +420,25 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         purpose: Purpose,
         tasks: &S,
         lanes: &Lanes,
-    ) -> Result<(Report, MetaGradient), Error> {
+        keep: impl Fn(&TaskReport, &M) -> Result<(), TaskError> + Sync,
+    ) -> Result<(Report, MetaGradient, Option<TaskFolder>), Error> {
         let start = Instant::now();
         let trainer = &self.trainer;
+        let folder = match &trainer.checkpoints {
+            None => None,
+            Some(checkpoints) => {
+                let name = match purpose {
+                    Purpose::HeldOut => "held-out".to_string(),
+                    _ => format!("{:08}", self.meta_step),
+                };
+                checkpoints.tasks(&name, &self.space, &self.init)?
+            }
+        };
         let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
         let share = picks.iter().copied().enumerate();
         let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
         let trained = self.on_lanes(&share, purpose, tasks, lanes, |attempt, init| {
-            trainer.train_task(&attempt, init)
+            trainer.train_task(&attempt, init, folder.as_ref(), &keep)
         });
         let (tasks, meta) = match lanes.cluster() {
             None => {
@@ -404,7 +466,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
             tasks,
             seconds: start.elapsed().as_secs_f64(),
         };
-        Ok((report, meta))
+        Ok((report, meta, folder))
     }
 
     /// Does `work` for each of the picked tasks, with their places in the meta-batch, on the lanes; the results come in the
@@ -493,10 +555,13 @@ impl<L> MetaTrainer<L> {
         })
     }
 
+    /// Trains a task, or what is left of its training.
     fn train_task<M: Module, S: TaskSet<M>>(
         &self,
         attempt: &Attempt<S>,
         init: &M,
+        folder: Option<&TaskFolder>,
+        keep: impl Fn(&TaskReport, &M) -> Result<(), TaskError>,
     ) -> Result<(TaskReport, Option<ParamVector>), Error>
     where
         L: MetaLearner<M>,
@@ -509,29 +574,52 @@ impl<L> MetaTrainer<L> {
             context,
         } = attempt;
         let seed = context.seed;
-        let train = |task: &mut S::Task, model| {
+        let mut inner = self.inner.clone();
+        inner.breaks = match folder {
+            None => Breaks::new(None, None, self.stop.clone()),
+            Some(folder) => {
+                if let Some(FinishedTask { report, gradient }) = folder.finished(seed.task)? {
+                    let home = (*home).clone().without_autodiff();
+                    let restore = |gradient| ParamVector::restore(space, gradient, &home);
+                    return Ok((report, gradient.map(restore).transpose()?));
+                }
+                folder.breaks(seed.task, self.stop.clone())?
+            }
+        };
+        let train = |task: &mut S::Task, model: M| {
+            // A task that goes on has the names of the process that it began in.
+            let (model, named) = match inner.breaks.saved() {
+                None => (model, (*space).clone()),
+                Some(saved) => {
+                    let names = saved.names(&model)?;
+                    (rename(model, &names), space.renamed(&names))
+                }
+            };
             let (model, curve, gradient, figures) = match seed.purpose {
                 Purpose::HeldOut => {
-                    let mut path = PathMeter::new(space, true);
-                    let (model, curve) = self.learner.adapt(&self.inner, model, task, &mut path)?;
+                    let mut path = PathMeter::new(&named, true);
+                    let (model, curve) = self.learner.adapt(&inner, model, task, &mut path)?;
                     (model, curve, None, path.figures())
                 }
                 _ => {
-                    let learned = self.learner.learn(space, &self.inner, model, task)?;
-                    let gradient = Some(learned.gradient);
+                    let learned = self.learner.learn(&named, &inner, model, task)?;
+                    let gradient = Some(learned.gradient.renamed(space));
                     (learned.model, learned.curve, gradient, learned.figures)
                 }
             };
             let held_out = task.held_out(&model.valid())?;
-            Ok((curve, gradient, figures, held_out))
+            Ok((model, curve, gradient, figures, held_out))
         };
-        let (curve, gradient, figures, held_out) = self.attempt(attempt, init, train)?;
+        let (model, curve, gradient, figures, held_out) = self.attempt(attempt, init, train)?;
 
         let figures = figures.map(|f| f.read()).transpose()?;
         let is_finite = |v: &ParamVector| Ok::<_, Error>(read_back(v.dot(v))?[0].is_finite());
         let finite = gradient.as_ref().map_or(Ok(true), is_finite)?;
         let left_out = match curve.loss.iter().position(|loss| !loss.is_finite()) {
-            Some(step) => Some(format!("the loss is not finite at step {step}")),
+            Some(i) => Some(format!(
+                "the loss is not finite at step {}",
+                i * curve.stride
+            )),
             None if !finite => Some("the meta-gradient is not finite".to_string()),
             None => None,
         };
@@ -551,6 +639,16 @@ impl<L> MetaTrainer<L> {
             held_out,
             left_out,
         };
+        keep(&report, &model).map_err(|source| Error::Task {
+            name: report.name.clone(),
+            seed,
+            source,
+        })?;
+        if let Some(folder) = folder {
+            let gradient = gradient.as_ref().map(ParamVector::save).transpose()?;
+            let report = report.clone();
+            folder.finish(seed.task, &FinishedTask { report, gradient })?;
+        }
         Ok((report, gradient))
     }
 }

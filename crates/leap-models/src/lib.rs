@@ -1,13 +1,15 @@
-//! Models for meta-learning with Leap: the multi-layer perceptron, and the convolutional
-//! classifier of the paper's Omniglot experiment.
+//! Models for meta-learning with Leap: the multi-layer perceptron, the convolutional
+//! classifier of the paper's Omniglot experiment, and the actor-critic of that on Atari.
 //!
 //! They are plain Burn modules; any other will do as well.
 
+mod actor_critic;
 mod conv_net;
 mod mlp;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod ops;
 
+pub use actor_critic::{ActingEncoder, ActorCriticConfig, ActorCriticNet, ConvLayer};
 pub use conv_net::{ConvBlock, ConvEncoder, ConvNet, ConvNetConfig};
 pub use mlp::{Mlp, MlpConfig};
 

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use burn::config::Config;
 use burn::module::{Module, ParamGroup};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use crate::adapt::{InnerLoop, task_copy};
 use crate::meta::{Learned, MetaLearner};
 use crate::params::{ParamSpace, ParamVector};
 use crate::path::{DeviceFigures, LearningPath, PathMeter, SHORTEST, Segment};
+use crate::sum::LongSum;
 use crate::task::Task;
 use crate::{Error, TaskError};
 
@@ -39,7 +41,8 @@ pub enum Norm {
 /// ```
 ///
 /// All of it is known from training the task: no pass forward or backward is added, and memory
-/// does not grow with the number of steps (one point, one gradient and the sum are kept).
+/// does not grow with the number of steps (one point, one gradient and the sum are kept; the sum in blocks, so that it
+/// stays accurate in float32 over millions of steps).
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub struct Leap {
     /// The distance to minimise.
@@ -80,7 +83,7 @@ impl Leap {
             space: space.clone(),
             meter: PathMeter::new(space, self.loss),
             last: None,
-            gradient: None,
+            forces: LongSum::default(),
         }
     }
 }
@@ -115,8 +118,8 @@ pub struct LeapPath {
     meter: PathMeter,
     /// The gradient at the last point.
     last: Option<ParamVector>,
-    /// The meta-gradient so far.
-    gradient: Option<ParamVector>,
+    /// The meta-gradient so far, without its sign.
+    forces: LongSum<ParamVector>,
 }
 
 impl LearningPath for LeapPath {
@@ -128,6 +131,41 @@ impl LearningPath for LeapPath {
     ) -> Result<(), Error> {
         self.advance(model, loss, grads).map(|_| ())
     }
+
+    fn save(&self) -> Result<Option<Vec<u8>>, Error> {
+        let vector = |v: &Option<ParamVector>| v.as_ref().map(ParamVector::save).transpose();
+        let forces = self.forces.levels.iter().map(vector);
+        let saved = SavedPath {
+            meter: self.meter.save()?.unwrap_or_default(),
+            last: vector(&self.last)?,
+            forces: forces.collect::<Result<_, _>>()?,
+            terms: self.forces.terms,
+        };
+        rmp_serde::to_vec(&saved).map(Some).map_err(Error::saved)
+    }
+
+    fn restore(&mut self, saved: &[u8], device: &Device) -> Result<(), Error> {
+        let saved: SavedPath = rmp_serde::from_slice(saved).map_err(Error::saved)?;
+        self.meter.restore(&saved.meter, device)?;
+        let restore = |data| ParamVector::restore(&self.space, data, device);
+        let vector = |v: Option<TensorData>| v.map(restore).transpose();
+        self.last = vector(saved.last)?;
+        let forces = saved.forces.into_iter().map(vector);
+        self.forces = LongSum {
+            levels: forces.collect::<Result<_, _>>()?,
+            terms: saved.terms,
+        };
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedPath {
+    #[serde(with = "serde_bytes")]
+    meter: Vec<u8>,
+    last: Option<TensorData>,
+    forces: Vec<Option<TensorData>>,
+    terms: u64,
 }
 
 /// What a segment does to the initialization.
@@ -168,10 +206,7 @@ impl LeapPath {
             // Where nothing moved the force is zero and stays so.
             force = force.scale(&segment.length.clone().clamp_min(SHORTEST).recip());
         }
-        self.gradient = Some(match self.gradient.take() {
-            None => force.clone().map(|t| -t),
-            Some(sum) => sum - force.clone(),
-        });
+        self.forces.add(force.clone());
         Ok(Some(Pull { segment, force }))
     }
 
@@ -180,8 +215,11 @@ impl LeapPath {
     /// # Errors
     /// [`Error::InvalidSetting`] if fewer than two points were recorded.
     pub fn finish(self) -> Result<TaskGradient, Error> {
-        match (self.gradient, self.meter.figures()) {
-            (Some(gradient), Some(figures)) => Ok(TaskGradient { gradient, figures }),
+        match (self.forces.total(), self.meter.figures()) {
+            (Some(forces), Some(figures)) => Ok(TaskGradient {
+                gradient: forces.map(|t| -t),
+                figures,
+            }),
             _ => Err(Error::InvalidSetting(
                 "Leap needs tasks of at least two steps: a path's segment joins two of them".into(),
             )),

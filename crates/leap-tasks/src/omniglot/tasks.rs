@@ -337,6 +337,7 @@ impl<M: Predict<Tensor<4>>> Task<M> for OmniglotTask {
         Ok(StepLoss {
             loss: self.loss.forward(logits.clone(), classes.clone()),
             accuracy: Some(accuracy(logits.inner(), classes.inner())),
+            score: None,
         })
     }
 
