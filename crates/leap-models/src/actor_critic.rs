@@ -9,6 +9,8 @@ use burn::tensor::{Device, Tensor};
 use leap_core::ActorCritic;
 
 use crate::ModelError;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+use crate::ops;
 
 /// A convolution of an [`ActorCriticNet`]'s encoder, without padding.
 #[derive(Config, Debug)]
@@ -136,7 +138,7 @@ impl ActingEncoder {
             let [batch, _] = x.dims();
             let mut images = x.reshape([batch, channels, height, width]);
             for convolution in &self.convolutions {
-                images = self.activation.forward(convolution.forward(images));
+                images = self.convolve(convolution, images);
             }
             x = images.flatten(1, 3);
         }
@@ -144,6 +146,20 @@ impl ActingEncoder {
             x = self.activation.forward(layer.forward(x));
         }
         x
+    }
+}
+
+impl ActingEncoder {
+    /// A convolution and the activation behind it: in one operation, where there is one for it.
+    fn convolve(&self, convolution: &Conv2d, images: Tensor<4>) -> Tensor<4> {
+        #[cfg(any(feature = "flex", feature = "ndarray"))]
+        if let (Activation::Relu(_), Some(bias)) = (&self.activation, &convolution.bias)
+            && ops::applies(&images)
+        {
+            let stride = convolution.stride[0];
+            return ops::conv_relu(images, convolution.weight.val(), bias.val(), stride);
+        }
+        self.activation.forward(convolution.forward(images))
     }
 }
 

@@ -171,16 +171,20 @@ fn run<B: Backend>(
     )
 }
 
-fn data<B: Backend>(tensor: FloatTensor<B>) -> TensorData {
+pub(super) fn data<B: Backend>(tensor: FloatTensor<B>) -> TensorData {
     burn::tensor::try_read_sync(B::float_into_data(tensor))
         .expect("a CPU backend does not make wait")
         .expect("a CPU backend can be read")
 }
 
-fn floats(data: &TensorData) -> &[f32] {
+pub(super) fn floats(data: &TensorData) -> &[f32] {
     data.as_slice::<f32>().expect("only float32 comes here")
 }
 
-fn tensor<B: Backend>(values: Vec<f32>, shape: Vec<usize>, device: &B::Device) -> FloatTensor<B> {
+pub(super) fn tensor<B: Backend>(
+    values: Vec<f32>,
+    shape: Vec<usize>,
+    device: &B::Device,
+) -> FloatTensor<B> {
     B::float_from_data(TensorData::new(values, shape), device)
 }

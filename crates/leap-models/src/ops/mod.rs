@@ -1,11 +1,14 @@
 //! Operations of our own, where Burn's cost a training step most of its time.
 //!
 //! [`conv_block`] is what the Omniglot convnet does four times, in one: a 3 x 3 convolution, max-pooling,
-//! batch-normalization and ReLU, forward and backward, on plain slices. [`applies`] says where it can take the place of
-//! Burn's own operations.
+//! batch-normalization and ReLU, forward and backward, on plain slices. [`conv_relu`] is what the encoders for
+//! reinforcement learning do: a convolution in steps of any length, and ReLU. [`applies`] says where they can take the
+//! place of Burn's own operations.
 
 mod backend;
 mod buffer;
+mod conv_relu;
+mod gemm;
 mod kernel;
 mod simd;
 #[cfg(test)]
@@ -15,6 +18,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor};
 
 use backend::ConvBlockBackend;
+use conv_relu::ConvReluBackend;
 
 /// The parameters of a block.
 pub(crate) struct BlockParams {
@@ -27,7 +31,7 @@ pub(crate) struct BlockParams {
     pub epsilon: f64,
 }
 
-/// Whether [`conv_block`] can take `x` of shape `[batch, channels, height, width]`: 32-bit floats on a CPU backend, and
+/// Whether the operations can take `x` of shape `[batch, channels, height, width]`: 32-bit floats on a CPU backend, and
 /// something left after pooling.
 pub(crate) fn applies(x: &Tensor<4>) -> bool {
     let [batch, channels, height, width] = x.dims();
@@ -75,4 +79,19 @@ pub(crate) fn conv_block(
         }
     };
     (Tensor::<4>::from_dispatch(y).permute([0, 3, 1, 2]), batch)
+}
+
+/// A convolution with bias, without padding, in steps of `stride` pixels, and ReLU.
+///
+/// `x` has shape `[batch, channels_in, height, width]`, `weight` `[channels_out, channels_in, side, side]` with a side of
+/// no more than height and width; the result is `[batch, channels_out, (height − side) / stride + 1, …]`.
+pub(crate) fn conv_relu(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
+    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let y = Dispatch::conv_relu(x, weight, bias.into_dispatch(), stride);
+    Tensor::from_dispatch(y)
 }

@@ -2,6 +2,8 @@
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use leap_core::run_rng;
 use proptest::prelude::*;
@@ -284,4 +286,68 @@ fn other_blocks_fall_back_to_burn() {
     let net = config.init(&device.autodiff()).unwrap().freeze();
     let x = Tensor::<4>::ones([2, 1, 6, 6], &Device::flex().autodiff());
     assert!(net.encoder.blocks[0].forward_fused(&x).is_none());
+}
+
+/// The convolution with ReLU against Burn's operations: result, and gradients of input, filters and bias.
+fn compare_conv_relu(size: [usize; 4], outputs: usize, side: usize, stride: usize, seed: u64) {
+    for device in devices() {
+        let device = device.autodiff();
+        let mut rng = run_rng(seed, "convolution");
+        let mut random = |shape: [usize; 4]| {
+            let values = (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0f32));
+            let data = TensorData::new(values.collect(), shape);
+            Tensor::<4>::from_data(data, &device).require_grad()
+        };
+        let x = random(size);
+        let weight = random([outputs, size[1], side, side]);
+        let bias = random([1, 1, 1, outputs])
+            .reshape([outputs])
+            .detach()
+            .require_grad();
+        let run = |fused: bool| {
+            let y = match fused {
+                true => super::conv_relu(x.clone(), weight.clone(), bias.clone(), stride),
+                false => {
+                    let options = ConvOptions::new([stride; 2], [0, 0], [1, 1], 1);
+                    let y = conv2d(x.clone(), weight.clone(), Some(bias.clone()), options);
+                    burn::tensor::activation::relu(y)
+                }
+            };
+            let weights = Tensor::arange(0..y.shape().num_elements() as i64, &device);
+            let loss = (y.clone() * weights.float().sin().reshape(y.dims())).sum();
+            let grads = loss.backward();
+            let flat = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().unwrap();
+            [
+                flat(y.inner()),
+                flat(x.grad(&grads).unwrap()),
+                flat(weight.grad(&grads).unwrap()),
+                flat(bias.grad(&grads).unwrap().reshape([1, 1, 1, outputs])),
+            ]
+        };
+        let (ours, theirs) = (run(true), run(false));
+        for ((what, ours), theirs) in ["y", "dx", "dweight", "dbias"]
+            .iter()
+            .zip(&ours)
+            .zip(&theirs)
+        {
+            assert_close(what, ours, theirs, 2e-4 * largest(theirs, 1e-2));
+        }
+    }
+}
+
+#[test]
+fn the_convolutions_for_atari_are_burns() {
+    compare_conv_relu([9, 4, 84, 84], 16, 8, 4, 1);
+    compare_conv_relu([17, 16, 20, 20], 32, 4, 2, 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_convolution_with_relu_is_burns(
+        batch in 1usize..20, inputs in 1usize..6, outputs in 1usize..20, side in 1usize..7,
+        extra in (0usize..9, 0usize..9), stride in 1usize..5, seed in 0u64..1000,
+    ) {
+        compare_conv_relu([batch, inputs, side + extra.0.max(2), side + extra.1.max(2)], outputs, side, stride, seed);
+    }
 }
