@@ -120,7 +120,7 @@ fn run(args: &Args) -> Result<()> {
         Family::Catch => experiment!(
             Catches,
             "Catch",
-            ActorCriticConfig::new(vec![1, 14, 14], 3)
+            ActorCriticConfig::new(vec![1, 10, 10], 3)
                 .with_convolutions(vec![
                     ConvLayer::new(8, 3),
                     ConvLayer::new(16, 3).with_stride(2),

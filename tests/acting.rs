@@ -385,7 +385,7 @@ fn environments_are_learned() {
         assert_eq!(task.curve.score.len(), steps);
     }
 
-    let model = ActorCriticConfig::new(vec![1, 14, 14], 3)
+    let model = ActorCriticConfig::new(vec![1, 10, 10], 3)
         .with_convolutions(vec![
             ConvLayer::new(8, 3),
             ConvLayer::new(16, 3).with_stride(2),

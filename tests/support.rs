@@ -1,6 +1,7 @@
 //! What the tests share: devices, and golden files with their tasks.
 
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -87,6 +88,20 @@ pub fn devices() -> Devices {
     }
 }
 
+/// An example program, which cargo builds with the tests.
+///
+/// # Errors
+/// It is not built.
+pub fn example(name: &str) -> Result<Command, String> {
+    let tests = std::env::current_exe().map_err(|e| e.to_string())?;
+    let built = tests.parent().and_then(Path::parent);
+    let program = built.ok_or("no build folder")?.join("examples").join(name);
+    match program.exists() {
+        true => Ok(Command::new(program)),
+        false => Err(format!("{} is not built", program.display())),
+    }
+}
+
 /// A worker process on this machine; it ends with this value.
 pub struct Worker {
     process: Child,
@@ -95,28 +110,36 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the example `worker`, which lends the CPU on a free port of the loopback.
+    /// Starts the example `worker`, which lends the CPU on a free port of the loopback to everybody.
     ///
     /// # Errors
     /// It is not built, or does not start.
     pub fn start() -> Result<Self, String> {
-        let tests = std::env::current_exe().map_err(|e| e.to_string())?;
-        let built = tests.parent().and_then(Path::parent);
-        let program = built.ok_or("no build folder")?.join("examples/worker");
-        if !program.exists() {
-            return Err(format!("{} is not built", program.display()));
-        }
-        let mut process = Command::new(program)
-            .args([
-                "--device",
-                "flex",
-                "--no-token",
-                "--websocket",
-                "127.0.0.1:0",
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| e.to_string())?;
+        let mut worker = example("worker")?;
+        worker.args(["--no-token", "--websocket", "127.0.0.1:0"]);
+        Self::spawn(worker, "ws://")
+    }
+
+    /// Starts the example `worker` over Iroh, on a free port and without relays, for those who know the token. Its secret
+    /// key is made in `folder`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_iroh(folder: &Path, token: &str) -> Result<Self, String> {
+        let free = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.local_addr());
+        let port = free.map_err(|e| e.to_string())?.port();
+        let mut worker = example("worker")?;
+        worker
+            .env("LEAP_TOKEN", token)
+            .arg("--identity")
+            .arg(folder.join("worker.key"))
+            .args(["--port", &port.to_string()]);
+        Self::spawn(worker, "iroh:")
+    }
+
+    fn spawn(mut command: Command, scheme: &str) -> Result<Self, String> {
+        let process = command.args(["--device", "flex"]).stdout(Stdio::piped()).spawn();
+        let mut process = process.map_err(|e| e.to_string())?;
         let output = process.stdout.take().ok_or("no output")?;
         let mut worker = Self {
             process,
@@ -126,7 +149,7 @@ impl Worker {
         let named = lines.find_map(|line| {
             let name = line
                 .split_whitespace()
-                .find(|word| word.starts_with("ws://"))?;
+                .find(|word| word.starts_with(scheme))?;
             Some(name.to_string())
         });
         worker.name = named.ok_or("the worker ended")?;

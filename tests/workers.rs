@@ -233,6 +233,41 @@ fn without_any_lane_left_the_last_checkpoint_resumes() {
     assert_eq!(values(run.init()), alone());
 }
 
+/// Over Iroh, as workers are by default: a program with the token trains there and comes to what it comes to here; one without
+/// is refused.
+#[test]
+fn over_iroh_who_has_the_token_is_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let worker = Worker::start_iroh(folder.path(), "sesame").expect("a worker");
+    let train = |name: &str, device: &str, token: &str| {
+        let mut command = leap_tests::example("omniglot").expect("it is built");
+        let out = folder.path().join(name);
+        let flags = "--methods leap --alphabets 2 --filters 4 --meta-steps 1 --meta-batch 2 --task-steps 4 --batch 4 \
+            --test-alphabets 1";
+        command
+            .args(flags.split_whitespace())
+            .args(["--device", device, "--out"])
+            .arg(&out)
+            .env("LEAP_TOKEN", token);
+        let output = command.output().expect("it starts");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.success() {
+            false => Err(errors),
+            true => {
+                let results = std::fs::read_to_string(out.join("results.json")).expect("results");
+                let results: serde_json::Value = serde_json::from_str(&results).expect("JSON");
+                Ok(results[0]["auc"].as_f64().expect("a number"))
+            }
+        }
+    };
+    let error = train("stranger", &worker.name, "open").expect_err("a wrong token");
+    assert!(error.contains("does not accept the token"), "{error}");
+    let there = train("there", &worker.name, "sesame").expect("sound training");
+    let here = train("here", "flex", "").expect("sound training");
+    // Our own convolution block runs here, Burn's layers there.
+    assert!((there - here).abs() < 1e-3, "{there} there, {here} here");
+}
+
 #[test]
 fn a_worker_is_found_by_any_name_of_its_machine() {
     let worker = Worker::start().expect("a worker");

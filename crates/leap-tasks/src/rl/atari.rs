@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use burn::config::Config;
 use leap_core::{TaskError, TaskRng};
-use pyo3::buffer::PyBuffer;
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyTuple};
 use rand::Rng;
@@ -275,12 +275,15 @@ pub struct Atari {
     config: AtariConfig,
 }
 
+/// What is seen: NumPy's array, which is looked into where it lies.
+type Seen = Py<PyArrayDyn<u8>>;
+
 /// ALE's vector interface, and what it saw last.
 struct Games {
     ale: Arc<Ale>,
     vector: Py<PyAny>,
     copies: usize,
-    seen: PyBuffer<u8>,
+    seen: Seen,
 }
 
 impl Games {
@@ -318,7 +321,10 @@ impl Games {
             let interface = ale.native.bind(py).getattr("ALEVectorInterface")?;
             let vector = interface.call((), Some(&settings))?;
             let nothing = ale.numpy.bind(py).call_method1("zeros", (0, "uint8"))?;
-            Ok((vector.unbind(), PyBuffer::get(&nothing)?))
+            Ok((
+                vector.unbind(),
+                nothing.cast_into::<PyArrayDyn<u8>>()?.unbind(),
+            ))
         });
         let (vector, seen) = made.map_err(|error| format!("{game}: {error}"))?;
         Ok(Self {
@@ -336,7 +342,7 @@ impl Games {
             let seeds = numpy.call_method1("array", (seeds.to_vec(),))?;
             let vector = self.vector.bind(py);
             let seen = vector.call_method1("reset", (all, seeds))?;
-            self.seen = PyBuffer::get(&seen.get_item(0)?)?;
+            self.seen = seen.get_item(0)?.cast_into()?.unbind();
             Ok(())
         })
     }
@@ -350,12 +356,12 @@ impl Games {
             // Without Python's lock, until all copies are done.
             let result = vector.call_method0("recv")?;
             let result = result.cast::<PyTuple>()?;
-            self.seen = PyBuffer::get(&result.get_item(0)?)?;
+            self.seen = result.get_item(0)?.cast_into()?.unbind();
             let info = result.get_item(4)?;
             let order = info.get_item("env_id")?.call_method0("tolist")?;
             let flags = |i: usize| result.get_item(i)?.call_method0("tolist")?.extract();
             let last_seen = match info.contains("final_obs")? {
-                true => Some(PyBuffer::get(&info.get_item("final_obs")?)?),
+                true => Some(info.get_item("final_obs")?.cast_into()?.unbind()),
                 false => None,
             };
             Ok(Stepped {
@@ -368,20 +374,21 @@ impl Games {
         })
     }
 
-    /// What a copy sees in `buffer`, with its values in [0, 1], channels first.
-    fn unpack(&self, buffer: &PyBuffer<u8>, copy: Option<usize>, out: &mut Vec<f32>) {
-        let shape = buffer.shape();
-        // [copies, stack, height, width], and colours last if there are any.
-        let (stack, size) = (shape[1], shape[2] * shape[3]);
-        let colours = shape.get(4).copied().unwrap_or(1);
-        let per_copy = stack * size * colours;
+    /// What a copy, or all of them, see in `seen`, with its values in [0, 1], channels first.
+    fn unpack(&self, seen: &Seen, copy: Option<usize>, out: &mut Vec<f32>) {
         Python::attach(|py| {
-            let all = buffer.as_slice(py).expect("ALE's arrays are contiguous");
+            let seen = seen.bind(py).readonly();
+            // [copies, stack, height, width], and colours last if there are any.
+            let shape = seen.shape();
+            let (stack, size) = (shape[1], shape[2] * shape[3]);
+            let colours = shape.get(4).copied().unwrap_or(1);
+            let per_copy = stack * size * colours;
+            let all = seen.as_slice().expect("ALE's arrays are contiguous");
             let pixels = match copy {
                 Some(copy) => &all[copy * per_copy..][..per_copy],
                 None => all,
             };
-            let value = |pixel: &pyo3::buffer::ReadOnlyCell<u8>| f32::from(pixel.get()) / 255.0;
+            let value = |pixel: &u8| f32::from(*pixel) * (1.0 / 255.0);
             if colours == 1 {
                 out.extend(pixels.iter().map(value));
                 return;
@@ -393,6 +400,14 @@ impl Games {
             }
         });
     }
+
+    /// Height, width and colours of a frame.
+    fn frame(&self) -> [usize; 3] {
+        Python::attach(|py| {
+            let shape = self.seen.bind(py).shape();
+            [shape[2], shape[3], shape.get(4).copied().unwrap_or(1)]
+        })
+    }
 }
 
 /// What came of a step of all copies.
@@ -402,7 +417,7 @@ struct Stepped {
     terminated: Vec<bool>,
     truncated: Vec<bool>,
     /// Before the copies whose episodes ended started new ones.
-    last_seen: Option<PyBuffer<u8>>,
+    last_seen: Option<Seen>,
 }
 
 impl Atari {
@@ -495,9 +510,7 @@ impl Draw for Atari {
         let games = self.screen.as_ref().unwrap_or(&self.games);
         let mut values = Vec::new();
         games.unpack(&games.seen, Some(0), &mut values);
-        let shape = games.seen.shape();
-        let (height, width) = (shape[2], shape[3]);
-        let colours = shape.get(4).copied().unwrap_or(1);
+        let [height, width, colours] = games.frame();
         let newest = &values[values.len() - colours * height * width..];
         let pixel = |i: usize, colour: usize| newest[colour.min(colours - 1) * height * width + i];
         let rgb = (0..height * width).flat_map(|i| [0, 1, 2].map(|c| (255.0 * pixel(i, c)) as u8));

@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::{Draw, EnvFamily, Picture, SideBySide};
 
 /// Width and height of the screen, in pixels.
-const SIZE: usize = 14;
+const SIZE: usize = 10;
 /// Width and height of the ball, and width of the paddle.
 const BALL: usize = 3;
 
 /// A ball falls, and a paddle at the bottom has to be under it: it moves left (action 0), stays (1) or moves right (2). An
 /// episode is a ball, which is caught (a reward of 1) or missed (−1).
 ///
-/// The state is the screen, of shape `[1, 14, 14]`, values in [0, 1].
+/// The state is the screen, of shape `[1, 10, 10]`, values in [0, 1].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Catch {
     /// The ball's pixels, row after row.
