@@ -36,13 +36,22 @@ fn succeed(mut command: Command) -> Output {
     output
 }
 
-/// Whether a file lies anywhere below a folder.
-fn is_below(folder: &Path, ending: &str) -> bool {
+/// Whether there is a checkpoint within a task, or a task that is done, below a folder.
+fn has_tasks(folder: &Path) -> bool {
+    is_below(folder, "unfinished", "tasks-") || is_below(folder, "finished", "tasks-")
+}
+
+/// Whether a file lies in a folder of such a name, anywhere below a folder.
+fn is_below(folder: &Path, ending: &str, prefix: &str) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths = entries.map(|entry| entry.path());
     paths.any(|path| match path.is_dir() {
-        true => is_below(&path, ending),
-        false => path.extension().is_some_and(|e| e == ending),
+        true => is_below(&path, ending, prefix),
+        false => {
+            let parent = folder.file_name().map(|name| name.to_string_lossy());
+            parent.is_some_and(|name| name.starts_with(prefix))
+                && path.extension().is_some_and(|e| e == ending)
+        }
     })
 }
 
@@ -55,12 +64,12 @@ fn interrupt_until_done(name: &str, out: &Path, flags: &str) -> usize {
             .spawn()
             .expect("the example starts");
         let start = Instant::now();
-        let mut was_there = is_below(out, "unfinished");
+        let mut was_there = has_tasks(out);
         let ended = loop {
             if let Some(status) = child.try_wait().expect("a child") {
                 break Some(status);
             }
-            let is_there = is_below(out, "unfinished");
+            let is_there = has_tasks(out);
             // After a while it goes to its end.
             if is_there && (!was_there || start.elapsed() > Duration::from_millis(700)) {
                 if interruptions < 4 {
@@ -105,11 +114,15 @@ fn control_goes_on_in_the_middle_of_tasks() {
     assert_eq!(csv(&straight), csv(&broken));
     assert_eq!(csv(&straight).lines().count(), 1 + 2 * 2);
     for out in [&straight, &broken] {
-        assert!(!is_below(out, "unfinished") && !is_below(out, "finished"));
+        assert!(!has_tasks(out));
         let gif = std::fs::read(out.join("seed-1/meta-trained.gif")).expect("a recording");
         assert_eq!(&gif[..6], b"GIF89a");
         let report = read(out.join("report.html"));
-        for seen in ["Learning held-out environments", "data:image/gif", "Energy of the path"] {
+        for seen in [
+            "Learning held-out environments",
+            "data:image/gif",
+            "Energy of the path",
+        ] {
             assert!(report.contains(seen), "{seen}");
         }
         for link in ["http:", "https:", "<link"] {
@@ -137,12 +150,18 @@ fn what_cannot_work_is_said_in_a_line() {
         ("--overwrite --device cuda:0".to_string(), "--features cuda"),
     ];
     for (flags, said) in cases {
-        let output = example("control", &out, &flags).output().expect("it starts");
+        let output = example("control", &out, &flags)
+            .output()
+            .expect("it starts");
         let errors = text(&output.stderr);
         assert!(!output.status.success(), "{flags} was accepted");
         assert!(errors.contains(said), "{flags}: {errors}");
         assert!(!errors.contains("panicked"), "{flags}: {errors}");
     }
+    assert!(
+        out.join("results.csv").exists(),
+        "a wrong flag cost the results"
+    );
 }
 
 #[cfg(feature = "atari")]
@@ -166,7 +185,10 @@ mod atari {
             Err(error) => {
                 let required = std::env::var("LEAP_REQUIRE").unwrap_or_default();
                 let message = format!("NOT TESTED on Atari: {error}");
-                assert!(!required.split(',').any(|name| name == "atari"), "{message}");
+                assert!(
+                    !required.split(',').any(|name| name == "atari"),
+                    "{message}"
+                );
                 eprintln!("\n*** {message} ***\n");
                 None
             }
@@ -192,21 +214,35 @@ mod atari {
 
     #[test]
     fn the_papers_games_are_there() {
-        let Some(all) = games(AtariConfig::new()) else { return };
+        let Some(all) = games(AtariConfig::new()) else {
+            return;
+        };
         assert_eq!(all.len(), 62);
         // 27 of at most 10 actions, two of which are held out.
-        let few = all.names().zip(all.actions()).filter(|(_, actions)| *actions <= 10);
+        let few = all
+            .names()
+            .zip(all.actions())
+            .filter(|(_, actions)| *actions <= 10);
         assert_eq!(few.count(), 27);
         let train = all.meta_training();
         assert_eq!(train.len(), 25);
-        assert!(train.names().all(|name| name != "breakout" && name != "space_invaders"));
+        assert!(
+            train
+                .names()
+                .all(|name| name != "breakout" && name != "space_invaders")
+        );
         let error = all.named(&["chess"]).expect_err("no such game").to_string();
-        assert!(error.contains("no game `chess`") && error.contains("pong"), "{error}");
+        assert!(
+            error.contains("no game `chess`") && error.contains("pong"),
+            "{error}"
+        );
     }
 
     #[test]
     fn games_depend_on_the_seed_alone_and_go_on_from_where_they_were_saved() {
-        let Some(all) = games(AtariConfig::new().with_threads(2)) else { return };
+        let Some(all) = games(AtariConfig::new().with_threads(2)) else {
+            return;
+        };
         let pong = all.named(&["pong"]).expect("pong");
         let make = || pong.env(0, rngs(3)).expect("it starts");
         let (mut a, mut b) = (make(), make());
@@ -231,7 +267,9 @@ mod atari {
             .with_colour(true)
             .with_stack(2)
             .with_screen(true);
-        let Some(all) = games(config.with_max_frames(80)) else { return };
+        let Some(all) = games(config.with_max_frames(80)) else {
+            return;
+        };
         let game = all.named(&["breakout"]).expect("breakout");
         let mut env = game.env(0, rngs(2)).expect("it starts");
         assert_eq!(env.observation_shape(), [6, 84, 84]);
@@ -251,7 +289,9 @@ mod atari {
         let cut_off: Vec<_> = cut_off.collect();
         assert!(cut_off.len() >= 2, "{}", cut_off.len());
         assert!(cut_off.iter().all(|last| last.len() == per_copy));
-        let Picture::Pixels { size, rgb } = env.picture() else { panic!("pixels") };
+        let Picture::Pixels { size, rgb } = env.picture() else {
+            panic!("pixels")
+        };
         assert_eq!((size, rgb.len()), ([160, 210], 160 * 210 * 3));
     }
 
@@ -272,7 +312,7 @@ mod atari {
         succeed(start(&straight));
         let mut child = start(&broken).spawn().expect("it starts");
         let begun = Instant::now();
-        while !is_below(&broken, "unfinished") {
+        while !has_tasks(&broken) {
             assert!(begun.elapsed() < Duration::from_secs(120), "no checkpoint");
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -293,6 +333,9 @@ mod atari {
 fn atari_needs_its_feature() {
     let required = std::env::var("LEAP_REQUIRE").unwrap_or_default();
     let message = "NOT TESTED on Atari: it needs `--features leap-tests/atari`";
-    assert!(!required.split(',').any(|name| name == "atari"), "{message}");
+    assert!(
+        !required.split(',').any(|name| name == "atari"),
+        "{message}"
+    );
     eprintln!("\n*** {message} ***\n");
 }

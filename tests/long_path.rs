@@ -72,7 +72,9 @@ fn a_million_segments_add_up() {
                 .wrapping_add(1);
             ((state >> 40) as f32 / (1u64 << 24) as f32) - 0.5
         };
-        let mut times = [Duration::ZERO; 2];
+        // The fastest of a hundred parts each, which neighbours on the machine slow down least.
+        let mut times = [Duration::MAX; 2];
+        let mut part = Duration::ZERO;
         for step in 0..STEPS {
             let loss = 2.0 - 1.5 * step as f32 / STEPS as f32 + 1e-5 * noise();
             let grads: [f32; SIZE] = std::array::from_fn(|i| 0.1 * (i as f32 - 2.0) + noise());
@@ -86,10 +88,14 @@ fn a_million_segments_add_up() {
             registered.register(model.at.id, tensor);
             let on_device = Tensor::from_data(TensorData::from([loss]), &device);
             path.record(&moved, &on_device, &registered).unwrap();
-            match step {
-                1_000..101_000 => times[0] += start.elapsed(),
-                STEPS_BEFORE_END.. => times[1] += start.elapsed(),
-                _ => {}
+            part += start.elapsed();
+            if step % 1_000 == 999 {
+                let part = std::mem::take(&mut part);
+                match step {
+                    ..100_000 => times[0] = times[0].min(part),
+                    LAST_STEPS.. => times[1] = times[1].min(part),
+                    _ => {}
+                }
             }
             exact.record(at, loss, grads);
             for (i, x) in at.iter_mut().enumerate() {
@@ -112,7 +118,7 @@ fn a_million_segments_add_up() {
             "{norm:?}: the meta-gradient deviates by {of_gradient:.1e}, length by {of_length:.1e}, energy by {of_energy:.1e}"
         );
         println!(
-            "100,000 steps took {:?} at the beginning, {:?} at the end",
+            "1,000 steps took {:?} at the beginning, {:?} at the end",
             times[0], times[1]
         );
         assert!(deviations.iter().all(|d| *d < 1e-4), "{deviations:?}");
@@ -120,4 +126,4 @@ fn a_million_segments_add_up() {
     }
 }
 
-const STEPS_BEFORE_END: usize = STEPS - 100_000;
+const LAST_STEPS: usize = STEPS - 100_000;

@@ -138,7 +138,10 @@ impl Worker {
     }
 
     fn spawn(mut command: Command, scheme: &str) -> Result<Self, String> {
-        let process = command.args(["--device", "flex"]).stdout(Stdio::piped()).spawn();
+        let process = command
+            .args(["--device", "flex"])
+            .stdout(Stdio::piped())
+            .spawn();
         let mut process = process.map_err(|e| e.to_string())?;
         let output = process.stdout.take().ok_or("no output")?;
         let mut worker = Self {

@@ -188,6 +188,14 @@ struct MetaStepMetrics {
     seconds: f64,
 }
 
+/// `scratch.json` and `meta-trained.json`: what came of held-out environments.
+#[derive(Serialize, Deserialize)]
+struct Evaluation {
+    /// Meta-steps of the initialization.
+    meta_steps: usize,
+    report: Report,
+}
+
 /// A line of `results.csv`.
 struct Row {
     name: &'static str,
@@ -228,6 +236,10 @@ where
         self.model.init(&home)?;
         ensure!(!args.seeds.is_empty(), "--seeds needs a seed");
         ensure!(
+            budget.envs > 0 && args.unroll > 0 && budget.meta_batch > 0,
+            "--envs, --unroll and --meta-batch must be above 0"
+        );
+        ensure!(
             budget.checkpoint_env_steps > 0,
             "--checkpoint-env-steps must be above 0"
         );
@@ -236,12 +248,14 @@ where
             &out,
             &json!({
                 "title": self.title,
+                "train": first_names(&self.train),
+                "held_out": first_names(&self.held_out),
+                "environments": self.train.len(),
                 "method": args.method,
                 "meta_steps": budget.meta_steps,
                 "meta_batch": budget.meta_batch,
                 "env_steps": budget.env_steps,
                 "held_out_env_steps": held_out_env_steps,
-                "held_out": self.held_out.len(),
                 "a2c": a2c,
                 "task_optimizer": args.task_optimizer,
                 "task_lr": budget.task_lr,
@@ -362,8 +376,15 @@ where
         let mut reports = Vec::new();
         for (name, init) in NAMES.into_iter().zip([&scratch, &init]) {
             let file = format!("{name}.json");
-            let report = match here.read_json::<Report>(&file)? {
-                Some(report) => {
+            // That of an initialization that was trained on since is no more of use.
+            let meta_steps = if name == NAMES[0] {
+                0
+            } else {
+                budget.meta_steps
+            };
+            let done = here.read_json::<Evaluation>(&file)?;
+            let report = match done.filter(|done| done.meta_steps == meta_steps) {
+                Some(Evaluation { report, .. }) => {
                     let steps = evaluation.task_steps() * held_out.config().env_steps();
                     watch.skip(self.held_out.len() * steps);
                     report
@@ -383,8 +404,9 @@ where
                             }
                             Ok(())
                         })?;
-                    here.write_json(&file, &report)?;
-                    report
+                    let done = Evaluation { meta_steps, report };
+                    here.write_json(&file, &done)?;
+                    done.report
                 }
             };
             let tasks = report.summary();
@@ -465,6 +487,11 @@ where
     }
 }
 
+/// What a family is known by.
+fn first_names(family: &impl EnvFamily) -> Vec<String> {
+    (0..family.len().min(30)).map(|i| family.name(i)).collect()
+}
+
 fn is_interruption(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<Error>(), Some(Error::Interrupted))
 }
@@ -523,7 +550,8 @@ fn rows(done: &[Compared], env_steps: usize, target: Option<f64>) -> Vec<Row> {
         for compared in done {
             let report = &compared.reports[i];
             let reached = target.map_or(Vec::new(), |target| {
-                let steps = report.tasks.iter().map(|t| t.curve.steps_to_score(target));
+                let kept = report.tasks.iter().filter(|t| t.left_out.is_none());
+                let steps = kept.map(|t| t.curve.steps_to_score(target));
                 steps.flatten().map(|s| (s + 1) * env_steps).collect()
             });
             rows.push(Row {
@@ -664,11 +692,12 @@ fn meta_charts(done: &[Compared]) -> Vec<Chart> {
     ];
     let chart = |(name, pick): (&str, Pick)| {
         let curve = |c: &Compared| {
-            let values = c
-                .meta_steps
-                .iter()
-                .map(|m| pick(&m.tasks).unwrap_or(f64::NAN));
-            values.collect()
+            let last = c.meta_steps.last().map_or(0, |m| m.meta_step);
+            let mut values = vec![f64::NAN; last];
+            for metrics in &c.meta_steps {
+                values[metrics.meta_step - 1] = pick(&metrics.tasks).unwrap_or(f64::NAN);
+            }
+            values
         };
         let curves: Vec<Vec<f64>> = done.iter().map(curve).collect();
         Chart {

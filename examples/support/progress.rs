@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
@@ -58,10 +58,11 @@ impl Progress {
         let mut state = self.state.lock().expect("no thread panics with it");
         state.done += work;
         let left = (state.total - state.done).max(0.0) / (state.done - state.before);
-        let message = format!(
-            "{message}; {} left",
-            HumanDuration(self.start.elapsed().mul_f64(left))
-        );
+        let left = Duration::try_from_secs_f64(self.start.elapsed().as_secs_f64() * left);
+        let message = match left {
+            Ok(left) => format!("{message}; {} left", HumanDuration(left)),
+            Err(_) => message.to_string(), // Nothing is done yet.
+        };
         let share = state.done / state.total;
         if std::io::stderr().is_terminal() {
             self.bar.set_position((1000.0 * share) as u64);

@@ -70,7 +70,8 @@ impl InnerLoop {
         let mut lr = self.lr.clone();
         let mut log = ScalarLog::default();
         let mut first = 0;
-        if let Some(saved) = self.breaks.saved() {
+        let breaks = self.breaks.begin();
+        if let Some(saved) = breaks.saved() {
             (first, log.curve) = (saved.steps, saved.curve.clone());
             (0..first).for_each(|_| drop(lr.step()));
             (model, optimizer) = saved.restore(model, optimizer)?;
@@ -78,14 +79,16 @@ impl InnerLoop {
             path.restore(&saved.path, &model.devices().remove(0).without_autodiff())?;
         }
         for step in first..self.steps {
-            if self.breaks.are_due(step) && step > first {
-                if let (Some(task), Some(path)) = (task.save()?, path.save()?) {
-                    let curve = log.save()?;
-                    let saved = SavedTask::new(step, &model, &optimizer, task, path, curve)?;
-                    self.breaks.save(&saved)?;
-                }
+            // The path is asked first: a task may change when it is saved.
+            if step > first
+                && breaks.are_due(step)
+                && let Some(path) = path.save()?
+                && let Some(task) = task.save()?
+            {
+                let curve = log.save()?;
+                breaks.save(SavedTask::new(step, &model, &optimizer, task, path, curve)?)?;
             }
-            if self.breaks.are_stopped() {
+            if breaks.are_stopped() {
                 return Err(Error::Interrupted.into());
             }
             let StepLoss {

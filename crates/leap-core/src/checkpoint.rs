@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::params::ParamSpace;
-use crate::saved::TaskFolder;
+use crate::saved::{TaskFolder, remove_tasks_before};
 use crate::train::Settings;
 
 /// Where and how often meta-training is saved.
@@ -57,7 +57,8 @@ impl Checkpoints {
     /// Saves within tasks too, every `every` steps of each, for tasks that take hours; tasks of an evaluation as
     /// well. A [resumed](crate::MetaTrainer::resume) run goes on in the middle of its tasks.
     ///
-    /// Tasks have to be able to be saved ([`Task::save`](crate::Task::save)); others start again.
+    /// The task has to be able to be saved ([`Task::save`](crate::Task::save)), and so has what the meta-learner keeps of
+    /// its path ([`LearningPath::save`](crate::LearningPath::save), which MAML has not); others start again.
     pub fn with_task_steps(mut self, every: usize) -> Self {
         self.every_task_steps = every;
         self
@@ -67,12 +68,24 @@ impl Checkpoints {
     pub(crate) fn tasks<M: Module>(
         &self,
         name: &str,
+        how: &str,
         space: &Arc<ParamSpace>,
         init: &M,
     ) -> Result<Option<TaskFolder>, Error> {
         match self.every_task_steps {
             0 => Ok(None),
-            every => TaskFolder::new(&self.folder, every, name, space, init).map(Some),
+            every => TaskFolder::new(&self.folder, every, name, how, space, init).map(Some),
+        }
+    }
+
+    /// Removes what was saved of tasks of meta-steps that another process surely has a checkpoint after.
+    pub(crate) fn forget_tasks(&self, meta_step: usize) -> Result<(), Error> {
+        match (self.every_task_steps, self.every) {
+            (0, _) | (_, 0) => Ok(()),
+            (_, every) => {
+                let before = meta_step.saturating_sub(1);
+                remove_tasks_before(&self.folder, before - before % every)
+            }
         }
     }
 
@@ -148,6 +161,7 @@ impl Checkpoints {
         }
         fs::rename(&scratch, &target).map_err(Error::io(&target))?;
         flush(&self.folder)?;
+        remove_tasks_before(&self.folder, meta_step)?;
         for (_, path) in older {
             fs::remove_dir_all(&path).map_err(Error::io(&path))?;
         }

@@ -156,7 +156,8 @@ pub(crate) fn join(
 }
 
 /// FNV-1a of the values' bits.
-fn digest(values: &[f64]) -> u64 {
+/// FNV-1a of the values' bits.
+pub(crate) fn digest(values: &[f64]) -> u64 {
     let bytes = values
         .iter()
         .flat_map(|value| value.to_bits().to_le_bytes());

@@ -8,7 +8,7 @@ use crate::task::HeldOut;
 
 /// What a task measured at each step, before that step's update.
 ///
-/// Very long tasks have an entry for several steps, so that a curve has never more than 16,384 of them.
+/// Very long tasks have an entry for several steps, so that a curve has no more than some 16,000 of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearningCurve {
     /// Loss at each step, or its mean over `stride` steps.
@@ -65,10 +65,11 @@ impl LearningCurve {
         self.score.iter().flatten().next_back().copied()
     }
 
-    /// The first step, counted from 0, at which the score is at least `score`.
+    /// The first step, counted from 0, at which the score is at least `score`; in a curve whose entries stand for several
+    /// steps, the last of the first entry that says so.
     pub fn steps_to_score(&self, score: f64) -> Option<usize> {
         let reached = |s: &Option<f64>| s.is_some_and(|s| s >= score);
-        Some(self.score.iter().position(reached)? * self.stride)
+        Some((self.score.iter().position(reached)? + 1) * self.stride - 1)
     }
 
     /// The mean curve of several tasks, as long as the shortest of them.
@@ -295,7 +296,7 @@ mod tests {
         }
         assert_eq!(curve.score[..2], [Some(63.0), Some(127.0)]);
         assert_eq!(curve.last_score(), Some(1e6));
-        assert_eq!(curve.steps_to_score(1000.0), Some(15 * 64));
+        assert_eq!(curve.steps_to_score(1000.0), Some(16 * 64 - 1));
         let exact = (0..steps).map(loss).sum::<f64>() / steps as f64;
         assert!((curve.mean_loss() - exact).abs() < 1e-6);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,27 +15,39 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::adapt::task_copy;
 use crate::checkpoint::flush;
+use crate::cluster::digest;
 use crate::params::{ParamSpace, ids};
 use crate::report::{CurveLog, TaskReport};
 
 /// When a task's training is saved, and when it stops before its end.
 #[derive(Clone, Default)]
 pub(crate) struct Breaks {
-    /// Where it is saved, and after how many steps each time.
-    file: Option<(PathBuf, usize)>,
+    /// Where it is saved, under which name, and after how many steps each time.
+    file: Option<(PathBuf, String, usize)>,
     /// What it goes on from.
     saved: Option<Arc<SavedTask>>,
     stop: Option<Arc<AtomicBool>>,
+    /// Whether a run has begun: a meta-learner's second run of a task is not saved.
+    begun: Arc<AtomicBool>,
 }
 
 impl Breaks {
-    pub fn new(
-        file: Option<(PathBuf, usize)>,
-        saved: Option<Arc<SavedTask>>,
-        stop: Option<Arc<AtomicBool>>,
-    ) -> Self {
-        Self { file, saved, stop }
+    /// Training that only stops, when `stop` is set.
+    pub fn stop(stop: Option<Arc<AtomicBool>>) -> Self {
+        Self {
+            stop,
+            ..Self::default()
+        }
+    }
+
+    /// What is left for a run that begins now.
+    pub fn begin(&self) -> Self {
+        match self.begun.swap(true, Ordering::Relaxed) {
+            false => self.clone(),
+            true => Self::stop(self.stop.clone()),
+        }
     }
 
     pub fn saved(&self) -> Option<&SavedTask> {
@@ -43,8 +56,8 @@ impl Breaks {
 
     /// Whether training is to be saved after so many steps.
     pub fn are_due(&self, steps: usize) -> bool {
-        let by_count = |(_, every): &(_, usize)| steps.is_multiple_of(*every);
-        self.file.as_ref().is_some_and(by_count)
+        let file = self.file.as_ref();
+        file.is_some_and(|(_, _, every)| steps.is_multiple_of(*every))
     }
 
     pub fn are_stopped(&self) -> bool {
@@ -52,10 +65,13 @@ impl Breaks {
         stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 
-    pub fn save(&self, saved: &SavedTask) -> Result<(), Error> {
+    pub fn save(&self, mut saved: SavedTask) -> Result<(), Error> {
         match &self.file {
             None => Ok(()),
-            Some((file, _)) => write(file, saved),
+            Some((file, name, _)) => {
+                saved.name = name.clone();
+                write(file, &saved)
+            }
         }
     }
 }
@@ -63,6 +79,7 @@ impl Breaks {
 /// A task in the middle of its training.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SavedTask {
+    name: String,
     /// Number of steps taken.
     pub steps: usize,
     /// Of the model's parameters, in the order in which they are visited.
@@ -89,8 +106,10 @@ impl SavedTask {
         path: Vec<u8>,
         curve: CurveLog,
     ) -> Result<Self, Error> {
-        let record = model.clone().into_record().into_bytes();
+        // A copy, whose running statistics are those after the last step.
+        let record = task_copy(model).into_record().into_bytes();
         Ok(Self {
+            name: String::new(),
             steps,
             ids: ids(model).iter().map(ParamId::val).collect(),
             model: record.map_err(Error::saved)?.to_vec(),
@@ -140,22 +159,19 @@ pub(crate) struct TaskFolder {
 }
 
 impl TaskFolder {
-    /// The folder below `checkpoints` for tasks that start from `init`.
+    /// The folder below `checkpoints` for tasks that start from `init` and are trained as `how` says; others have other
+    /// folders.
     pub fn new<M: Module>(
         checkpoints: &Path,
         every: usize,
         name: &str,
+        how: &str,
         space: &Arc<ParamSpace>,
         init: &M,
     ) -> Result<Self, Error> {
-        // FNV-1a of the bits: tasks from another initialization are others.
-        let values = space.point(init)?.to_vec()?;
-        let digest = values
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, value| {
-                (hash ^ value.to_bits()).wrapping_mul(0x0100_0000_01b3)
-            });
-        let path = checkpoints.join(format!("tasks-{name}-{digest:016x}"));
+        let mut values = space.point(init)?.to_vec()?;
+        values.extend(format!("{how}, saved every {every}").bytes().map(f64::from));
+        let path = checkpoints.join(format!("{PREFIX}{name}-{:016x}", digest(&values)));
         fs::create_dir_all(&path).map_err(Error::io(&path))?;
         Ok(Self { path, every })
     }
@@ -164,8 +180,10 @@ impl TaskFolder {
         self.path.join(format!("{place}.{ending}"))
     }
 
-    pub fn finished(&self, place: u64) -> Result<Option<FinishedTask>, Error> {
-        read(&self.file(place, "finished"))
+    /// Task number `place`, if it is the one called `name` and has come to its end.
+    pub fn finished(&self, place: u64, name: &str) -> Result<Option<FinishedTask>, Error> {
+        let finished: Option<FinishedTask> = read(&self.file(place, "finished"))?;
+        Ok(finished.filter(|task| task.report.name == name))
     }
 
     pub fn finish(&self, place: u64, task: &FinishedTask) -> Result<(), Error> {
@@ -177,16 +195,55 @@ impl TaskFolder {
         }
     }
 
-    /// How task number `place` is broken off and gone on with.
-    pub fn breaks(&self, place: u64, stop: Option<Arc<AtomicBool>>) -> Result<Breaks, Error> {
+    /// How task number `place`, called `name`, is broken off and gone on with.
+    pub fn breaks(
+        &self,
+        place: u64,
+        name: String,
+        stop: Option<Arc<AtomicBool>>,
+    ) -> Result<Breaks, Error> {
         let file = self.file(place, "unfinished");
-        let saved = read(&file)?.map(Arc::new);
-        Ok(Breaks::new(Some((file, self.every)), saved, stop))
+        let saved: Option<SavedTask> = read(&file)?;
+        Ok(Breaks {
+            saved: saved.filter(|task| task.name == name).map(Arc::new),
+            file: Some((file, name, self.every)),
+            stop,
+            begun: Arc::default(),
+        })
     }
 
     /// Removes the folder, when what came of its tasks is known.
     pub fn remove(self) -> Result<(), Error> {
-        fs::remove_dir_all(&self.path).map_err(Error::io(&self.path))
+        remove(&self.path)
+    }
+}
+
+const PREFIX: &str = "tasks-";
+
+/// Removes the folders of meta-steps before `meta_step`.
+pub(crate) fn remove_tasks_before(checkpoints: &Path, meta_step: usize) -> Result<(), Error> {
+    if !checkpoints.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(checkpoints).map_err(Error::io(checkpoints))? {
+        let path = entry.map_err(Error::io(checkpoints))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let step = name.and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if step
+            .and_then(|step| step.parse().ok())
+            .is_some_and(|step: usize| step < meta_step)
+        {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a folder that other processes may remove, too.
+fn remove(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(folder)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -160,7 +160,6 @@ impl<L: Clone> MetaTrainer<L> {
             optimizer: self.meta_optimizer.clone(),
             lr: self.meta_lr.clone(),
             meta_step: 0,
-            folders: Vec::new(),
             trainer: self.clone(),
         })
     }
@@ -238,7 +237,8 @@ impl<L: Clone> MetaTrainer<L> {
     }
 
     /// As [`evaluate`](Self::evaluate), and hands each trained model to `keep`, on the lane that trained it: to save it,
-    /// or to see what it does. An error of `keep` is one of the task.
+    /// or to see what it does. An error of `keep` is one of the task. An evaluation that goes on after an interruption
+    /// ([`Checkpoints::with_task_steps`]) has handed out the models of the tasks that were done by then before.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
@@ -279,11 +279,10 @@ impl<L: Clone> MetaTrainer<L> {
         let trainer = self;
         run.on_lanes(&picks, Purpose::HeldOut, tasks, lanes, |attempt, init| {
             let mut path = PathTrace::new(attempt.space);
-            let train = |task: &mut S::Task, model| {
-                trainer
-                    .learner
-                    .adapt(&trainer.inner, model, task, &mut path)
-            };
+            let mut inner = trainer.inner.clone();
+            inner.breaks = Breaks::stop(trainer.stop.clone());
+            let train =
+                |task: &mut S::Task, model| trainer.learner.adapt(&inner, model, task, &mut path);
             trainer.attempt(&attempt, init, train)?;
             for point in &mut path.points {
                 *point = point.clone().to_device(attempt.home);
@@ -301,8 +300,6 @@ pub struct MetaRun<M: Module, L> {
     optimizer: ModuleOptimizer,
     lr: ModuleLrScheduler,
     meta_step: usize,
-    /// Of tasks that were trained since the newest checkpoint.
-    folders: Vec<TaskFolder>,
 }
 
 impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
@@ -334,9 +331,15 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
     /// checkpoint could not be saved. The initialization is unchanged but for the last two.
     pub fn step<S: TaskSet<M>>(&mut self, tasks: &S, lanes: &Lanes) -> Result<Report, Error> {
         let picks = self.sample(tasks.len())?;
+        if let Some(checkpoints) = &self.trainer.checkpoints
+            && lanes.cluster().is_some_and(|cluster| cluster.rank() > 0)
+        {
+            checkpoints.forget_tasks(self.meta_step)?;
+        }
         let (report, mut meta, folder) =
             self.train_tasks(&picks, Purpose::Training, tasks, lanes, |_, _| Ok(()))?;
         if meta.tasks() == 0 {
+            folder.map_or(Ok(()), TaskFolder::remove)?;
             return Err(Error::AllTasksLeftOut {
                 meta_step: self.meta_step,
                 tasks: report.tasks.len(),
@@ -353,18 +356,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         {
             self.save_checkpoint()?;
         }
-        // Until the next checkpoint it is what a resumed run comes by again, quickly.
-        self.folders.extend(folder);
-        if self.is_saved() {
-            self.folders.drain(..).try_for_each(TaskFolder::remove)?;
-        }
         Ok(report)
-    }
-
-    /// Whether the newest checkpoint is of this meta-step.
-    fn is_saved(&self) -> bool {
-        let checkpoints = self.trainer.checkpoints.as_ref();
-        checkpoints.is_none_or(|checkpoints| checkpoints.is_due(self.meta_step))
     }
 
     /// Saves a checkpoint now, where the trainer has a folder for them.
@@ -431,7 +423,16 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                     Purpose::HeldOut => "held-out".to_string(),
                     _ => format!("{:08}", self.meta_step),
                 };
-                checkpoints.tasks(&name, &self.space, &self.init)?
+                // Optimizers do not tell what they are, but learning rates do.
+                let (id, path) = self.space.params().next().expect("a space is not empty");
+                let lr = trainer
+                    .inner
+                    .lr
+                    .clone()
+                    .step()
+                    .lr_from_param(id, Some(path));
+                let how = format!("{:?}, learning rate {lr}", trainer.settings());
+                checkpoints.tasks(&name, &how, &self.space, &self.init)?
             }
         };
         let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
@@ -574,16 +575,19 @@ impl<L> MetaTrainer<L> {
             context,
         } = attempt;
         let seed = context.seed;
+        let name = tasks.name(*index);
         let mut inner = self.inner.clone();
         inner.breaks = match folder {
-            None => Breaks::new(None, None, self.stop.clone()),
+            None => Breaks::stop(self.stop.clone()),
             Some(folder) => {
-                if let Some(FinishedTask { report, gradient }) = folder.finished(seed.task)? {
+                if let Some(FinishedTask { report, gradient }) =
+                    folder.finished(seed.task, &name)?
+                {
                     let home = (*home).clone().without_autodiff();
                     let restore = |gradient| ParamVector::restore(space, gradient, &home);
                     return Ok((report, gradient.map(restore).transpose()?));
                 }
-                folder.breaks(seed.task, self.stop.clone())?
+                folder.breaks(seed.task, name.clone(), self.stop.clone())?
             }
         };
         let train = |task: &mut S::Task, model: M| {
@@ -623,7 +627,6 @@ impl<L> MetaTrainer<L> {
             None if !finite => Some("the meta-gradient is not finite".to_string()),
             None => None,
         };
-        let name = tasks.name(*index);
         if let Some(reason) = &left_out {
             log::warn!("task `{name}` ({seed}) is left out: {reason}");
         }

@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::activation::{Activation, ActivationConfig};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use leap_core::ActorCritic;
 
@@ -153,11 +153,16 @@ impl ActingEncoder {
     /// A convolution and the activation behind it: in one operation, where there is one for it.
     fn convolve(&self, convolution: &Conv2d, images: Tensor<4>) -> Tensor<4> {
         #[cfg(any(feature = "flex", feature = "ndarray"))]
-        if let (Activation::Relu(_), Some(bias)) = (&self.activation, &convolution.bias)
-            && ops::applies(&images)
-        {
-            let stride = convolution.stride[0];
-            return ops::conv_relu(images, convolution.weight.val(), bias.val(), stride);
+        if let (Activation::Relu(_), Some(bias)) = (&self.activation, &convolution.bias) {
+            let [side, width] = convolution.kernel_size;
+            let [step, across] = convolution.stride;
+            let is_plain = convolution.padding == PaddingConfig2d::Valid
+                && convolution.dilation == [1, 1]
+                && convolution.groups == 1
+                && (side, step) == (width, across);
+            if is_plain && ops::applies(&images) {
+                return ops::conv_relu(images, convolution.weight.val(), bias.val(), step);
+            }
         }
         self.activation.forward(convolution.forward(images))
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use burn::config::Config;
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::adapt::{InnerLoop, task_copy};
 use crate::meta::{Learned, MetaLearner};
@@ -89,5 +89,20 @@ impl LearningPath for LastGradient<'_> {
     ) -> Result<(), Error> {
         self.gradient = Some(self.space.gradient(model, grads)?);
         self.meter.record(model, loss, grads)
+    }
+
+    fn save(&self) -> Result<Option<Vec<u8>>, Error> {
+        let gradient = self.gradient.as_ref().map(ParamVector::save).transpose()?;
+        let saved = (self.meter.save()?, gradient);
+        rmp_serde::to_vec(&saved).map(Some).map_err(Error::saved)
+    }
+
+    fn restore(&mut self, saved: &[u8], device: &Device) -> Result<(), Error> {
+        type Saved = (Option<Vec<u8>>, Option<TensorData>);
+        let (meter, gradient): Saved = rmp_serde::from_slice(saved).map_err(Error::saved)?;
+        self.meter.restore(&meter.unwrap_or_default(), device)?;
+        let restore = |data| ParamVector::restore(self.space, data, device);
+        self.gradient = gradient.map(restore).transpose()?;
+        Ok(())
     }
 }

@@ -41,8 +41,8 @@ pub enum Norm {
 /// ```
 ///
 /// All of it is known from training the task: no pass forward or backward is added, and memory
-/// does not grow with the number of steps (one point, one gradient and the sum are kept; the sum in blocks, so that it
-/// stays accurate in float32 over millions of steps).
+/// does not grow with the number of steps: the path's ends, the last segment and gradient and the sum are kept, the sum in
+/// blocks, a vector for each power of 64 in the number of steps, so that it stays accurate in float32 over millions.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub struct Leap {
     /// The distance to minimise.

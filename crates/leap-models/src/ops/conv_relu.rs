@@ -364,13 +364,14 @@ fn run<B: Backend>(
     let geometry = Geometry::new(x.shape().as_slice(), weight.shape().as_slice(), stride);
     let y = geometry.forward(floats(&x), floats(&weight), floats(&bias));
     let [rows, columns] = geometry.size();
-    let y = TensorData::new(y, [batch, geometry.outputs, rows, columns]);
-    let result = B::float_from_data(y.clone(), &device);
+    let shape = vec![batch, geometry.outputs, rows, columns];
+    let result = tensor::<B>(y, shape, &device);
+    let y = result.clone();
     let saved = move || Saved {
         geometry,
         x,
         weight,
-        y,
+        y: data::<B>(y),
     };
     (result, saved)
 }

@@ -163,7 +163,7 @@ impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
         let mut env = self.family.env(index, vec![run_rng(seed, "recording")])?;
         let (mut pictures, mut total) = (vec![env.picture()], 0.0);
         for _ in 0..steps {
-            let (logits, _) = model.act(observations(&env, &device));
+            let (logits, _) = model.act(observations(&env, &device)?);
             let action = sample(&read(logits.reshape([-1]))?, &mut rng);
             let transition = env.step(&[action])?.remove(0);
             total += transition.reward;
@@ -177,11 +177,19 @@ impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
 }
 
 /// What all copies of an environment observe, of shape `[copies, size]`.
-fn observations(env: &impl VectorEnv, device: &Device) -> Tensor<2> {
+fn observations(env: &impl VectorEnv, device: &Device) -> Result<Tensor<2>, TaskError> {
     let size: usize = env.observation_shape().iter().product();
     let mut values = Vec::with_capacity(env.len() * size);
     env.observe(&mut values);
-    Tensor::from_data(TensorData::new(values, [env.len(), size]), device)
+    if values.len() != env.len() * size {
+        let (copies, shape) = (env.len(), env.observation_shape());
+        let count = values.len();
+        return Err(
+            format!("{copies} environments observe {count} values, not {shape:?} each").into(),
+        );
+    }
+    let values = TensorData::new(values, [env.len(), size]);
+    Ok(Tensor::from_data(values, device))
 }
 
 /// Streams of a task's seed: 0 and 1 are [`MetaTrainer`](leap_core::MetaTrainer)'s.
@@ -204,6 +212,12 @@ impl<M: ActorCritic, F: EnvFamily> TaskSet<M> for A2cTasks<F> {
         let config = self.config.clone();
         if config.envs == 0 || config.unroll == 0 {
             return Err("`envs` and `unroll` must be above 0".into());
+        }
+        if config
+            .reward_clip
+            .is_some_and(|clip| clip.is_nan() || clip <= 0.0)
+        {
+            return Err("`reward_clip` must be above 0".into());
         }
         let rngs = (0..config.envs as u64).map(|i| context.seed.rng(ENVS + i));
         let env = self.family.env(index, rngs.collect())?;
@@ -284,7 +298,7 @@ impl<E: VectorEnv> A2cTask<E> {
 
     /// Plays a step in all copies; `model` decides.
     fn play<M: ActorCritic>(&mut self, model: &M) -> Result<Played, TaskError> {
-        let (logits, values) = model.act(observations(&self.env, &self.device));
+        let (logits, values) = model.act(observations(&self.env, &self.device)?);
         let [envs, actions] = logits.dims();
         // One read-back for both.
         let both = Tensor::cat(
@@ -300,6 +314,10 @@ impl<E: VectorEnv> A2cTask<E> {
         let rng = &mut self.state.rng;
         let picks: Vec<usize> = rows.map(|row| sample(&row[..actions], rng)).collect();
         let transitions = self.env.step(&picks)?;
+        if transitions.len() != envs {
+            let count = transitions.len();
+            return Err(format!("{count} transitions came from {envs} environments").into());
+        }
 
         let clip = self.config.reward_clip.unwrap_or(f64::INFINITY);
         let mut after = vec![None; envs];
@@ -403,7 +421,7 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
         for _ in 0..self.config.unroll {
             played.push(self.play(model)?);
         }
-        let last = observations(&self.env, &self.device_without_graph());
+        let last = observations(&self.env, &self.device_without_graph())?;
         let last_values = values_of(model, last)?;
         let returns = self.returns(&played, last_values);
         let values = played.iter().flat_map(|p| &p.host_values);

@@ -465,23 +465,24 @@ impl VectorEnv for Atari {
         if stepped.order.iter().enumerate().any(|(i, id)| i != *id) {
             return Err("ALE returned its copies in another order".into());
         }
-        let transition = |i: usize| Transition {
-            reward: stepped.rewards[i],
-            ending: match (
-                stepped.terminated[i],
-                stepped.truncated[i],
-                &stepped.last_seen,
-            ) {
-                (true, _, _) => Ending::Terminated,
-                (_, true, Some(last_seen)) => {
-                    let mut last = Vec::new();
-                    self.games.unpack(last_seen, Some(i), &mut last);
-                    Ending::Truncated(last)
-                }
-                _ => Ending::Ongoing,
-            },
+        let ending = |i: usize| match (stepped.terminated[i], stepped.truncated[i]) {
+            (true, _) => Ok::<_, TaskError>(Ending::Terminated),
+            (_, false) => Ok(Ending::Ongoing),
+            _ => {
+                let last_seen = stepped.last_seen.as_ref();
+                let last_seen = last_seen.ok_or("ALE does not say what was seen last")?;
+                let mut last = Vec::new();
+                self.games.unpack(last_seen, Some(i), &mut last);
+                Ok(Ending::Truncated(last))
+            }
         };
-        Ok((0..actions.len()).map(transition).collect())
+        let transition = |i: usize| {
+            Ok(Transition {
+                reward: stepped.rewards[i],
+                ending: ending(i)?,
+            })
+        };
+        (0..actions.len()).map(transition).collect()
     }
 
     /// ALE's vector interface cannot be saved: all copies start new episodes.
