@@ -1,6 +1,6 @@
 """Stable-Baselines3's A2C on Atari, for benches/atari.sh: prints environment steps a second.
 
-    python atari.py GAME COPIES THREADS SECONDS native|wrapped
+    python benches/atari.py GAME COPIES THREADS SECONDS native|wrapped
 
 `native` plays ALE's own vector environment, the same that our A2C plays; `wrapped` is what Stable-Baselines3's own helpers
 make: Gymnasium environments with wrappers in Python.

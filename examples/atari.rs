@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
-use leap_examples::{Acting, ActingArgs, Budget, end};
+use leap_core::{Leap, Norm};
+use leap_examples::{Acting, ActingArgs, Budget, Heads, Optimizer, end};
 use leap_models::ActorCriticConfig;
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
 
@@ -82,6 +83,9 @@ fn run(args: &Args) -> Result<()> {
         train,
         held_out,
         budget: Budget {
+            method: Leap::new().with_norm(Norm::Energy).into(),
+            heads: Heads::Own,
+            task_optimizer: Optimizer::RmsProp,
             meta_steps: 2,
             meta_batch: 2,
             env_steps: 100_000,

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use burn::nn::activation::ActivationConfig;
 use clap::{Parser, ValueEnum};
-use leap_examples::{Acting, ActingArgs, Budget, end};
+use leap_core::Leap;
+use leap_examples::{Acting, ActingArgs, Budget, Heads, Optimizer, end};
 use leap_models::{ActorCriticConfig, ConvLayer};
 use leap_tasks::rl::{Acrobots, CartPoles, Catches, MountainCars};
 
@@ -55,12 +56,15 @@ fn run(args: &Args) -> Result<()> {
         ActorCriticConfig::new(vec![features], actions).with_activation(ActivationConfig::Tanh)
     };
     let budget = Budget {
-        meta_steps: 30,
+        method: Leap::new().into(),
+        heads: Heads::Shared,
+        task_optimizer: Optimizer::RmsProp,
+        meta_steps: 60,
         meta_batch: 8,
-        env_steps: 40_000,
+        env_steps: 60_000,
         envs: 16,
-        task_lr: 2e-3,
-        meta_lr: 3e-3,
+        task_lr: 3e-3,
+        meta_lr: 1e-2,
         target: None,
         checkpoint_env_steps: 20_000,
     };
@@ -126,7 +130,15 @@ fn run(args: &Args) -> Result<()> {
                     ConvLayer::new(16, 3).with_stride(2),
                 ])
                 .with_hidden(vec![64]),
+            // Left and right may be exchanged, so that a policy is the task's own.
             Budget {
+                heads: Heads::Own,
+                task_optimizer: Optimizer::Adam,
+                meta_steps: 20,
+                env_steps: 100_000,
+                envs: 8,
+                task_lr: 1e-3,
+                meta_lr: 5e-3,
                 target: Some(0.8),
                 ..budget
             },

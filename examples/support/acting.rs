@@ -29,9 +29,9 @@ pub struct ActingArgs {
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "1")]
     pub seeds: Vec<u64>,
-    /// Meta-learner: leap-energy, leap, reptile, …
-    #[arg(long, default_value = "leap-energy")]
-    pub method: Method,
+    /// Meta-learner: leap, leap-energy, reptile, fomaml, …
+    #[arg(long)]
+    pub method: Option<Method>,
     /// Meta-steps
     #[arg(long)]
     pub meta_steps: Option<usize>,
@@ -57,8 +57,8 @@ pub struct ActingArgs {
     #[arg(long, default_value_t = 0.01)]
     pub entropy: f64,
     /// Optimizer of the tasks
-    #[arg(long, value_enum, default_value_t = Optimizer::RmsProp)]
-    pub task_optimizer: Optimizer,
+    #[arg(long, value_enum)]
+    pub task_optimizer: Option<Optimizer>,
     /// Learning rate of the tasks
     #[arg(long)]
     pub task_lr: Option<f64>,
@@ -68,9 +68,9 @@ pub struct ActingArgs {
     /// Learning rate of meta-training
     #[arg(long)]
     pub meta_lr: Option<f64>,
-    /// Meta-learn policy and value as well, not the encoder alone; all environments need the same actions
-    #[arg(long)]
-    pub share_heads: bool,
+    /// Whether policy and value are meta-learned with the encoder, or each task's own, drawn anew
+    #[arg(long, value_enum)]
+    pub heads: Option<Heads>,
     /// A score that counts as learned: how many steps it takes is reported
     #[arg(long)]
     pub target: Option<f64>,
@@ -105,6 +105,15 @@ pub enum Optimizer {
     RmsProp,
 }
 
+/// What becomes of policy and value.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
+pub enum Heads {
+    /// They are meta-learned, too; all environments need the same actions.
+    Shared,
+    /// They are each task's own; the encoder alone is meta-learned.
+    Own,
+}
+
 impl Optimizer {
     fn init(self) -> ModuleOptimizer {
         match self {
@@ -133,9 +142,15 @@ pub struct Acting<F> {
     pub frame: u64,
 }
 
-/// How much is trained, and how fast.
+/// How it is trained, and how much.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
+    /// The meta-learner.
+    pub method: Method,
+    /// What is meta-learned besides the encoder.
+    pub heads: Heads,
+    /// Optimizer of the tasks.
+    pub task_optimizer: Optimizer,
     /// Meta-steps.
     pub meta_steps: usize,
     /// Environments in a meta-batch.
@@ -157,6 +172,9 @@ pub struct Budget {
 impl Budget {
     fn with(self, args: &ActingArgs) -> Self {
         Self {
+            method: args.method.unwrap_or(self.method),
+            heads: args.heads.unwrap_or(self.heads),
+            task_optimizer: args.task_optimizer.unwrap_or(self.task_optimizer),
             meta_steps: args.meta_steps.unwrap_or(self.meta_steps),
             meta_batch: args.meta_batch.unwrap_or(self.meta_batch),
             env_steps: args.env_steps.unwrap_or(self.env_steps),
@@ -251,17 +269,17 @@ where
                 "train": first_names(&self.train),
                 "held_out": first_names(&self.held_out),
                 "environments": self.train.len(),
-                "method": args.method,
+                "method": budget.method,
                 "meta_steps": budget.meta_steps,
                 "meta_batch": budget.meta_batch,
                 "env_steps": budget.env_steps,
                 "held_out_env_steps": held_out_env_steps,
                 "a2c": a2c,
-                "task_optimizer": args.task_optimizer,
+                "task_optimizer": budget.task_optimizer,
                 "task_lr": budget.task_lr,
                 "meta_optimizer": args.meta_optimizer,
                 "meta_lr": budget.meta_lr,
-                "share_heads": args.share_heads,
+                "heads": budget.heads,
                 "checkpoint_env_steps": budget.checkpoint_env_steps,
                 "model": self.model,
                 "device": args.device,
@@ -288,15 +306,15 @@ where
         let watch = Watch::begin(&monitor, total as f64);
         let mut done = Vec::new();
         for &seed in &args.seeds {
-            let trainer = MetaTrainer::new(args.method)
+            let trainer = MetaTrainer::new(budget.method)
                 .with_seed(seed)
                 .with_meta_batch_size(budget.meta_batch)
                 .with_task_steps(steps(budget.env_steps))
-                .with_task_optimizer(args.task_optimizer.init(), budget.task_lr)
+                .with_task_optimizer(budget.task_optimizer.init(), budget.task_lr)
                 .with_meta_optimizer(args.meta_optimizer.init(), budget.meta_lr)
-                .with_shared(match args.share_heads {
-                    true => ParamGroup::all(),
-                    false => ParamGroup::from_predicate("encoder"),
+                .with_shared(match budget.heads {
+                    Heads::Shared => ParamGroup::all(),
+                    Heads::Own => ParamGroup::from_predicate("encoder"),
                 })
                 .with_checkpoints(
                     Checkpoints::new(out.join(format!("seed-{seed}/checkpoints")), 1)

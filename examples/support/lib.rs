@@ -13,7 +13,7 @@ mod progress;
 mod recording;
 mod report;
 
-pub use acting::{Acting, ActingArgs, Budget, Optimizer};
+pub use acting::{Acting, ActingArgs, Budget, Heads, Optimizer};
 pub use figures::{Chart, Series, draw_paths};
 pub use folder::{Metrics, RunFolder, write};
 pub use progress::Progress;

@@ -81,6 +81,12 @@ impl Method {
     }
 }
 
+impl From<Leap> for Method {
+    fn from(leap: Leap) -> Self {
+        Self::Leap(leap)
+    }
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
