@@ -691,3 +691,21 @@ fn finetuning_trains_a_body_with_a_head_for_each_alphabet() {
     };
     assert!((0..classes).all(changed));
 }
+
+/// The length of a segment is as accurate for a million parameters as for ten.
+#[test]
+fn a_segment_of_a_million_parameters_has_its_length() {
+    let device = flex();
+    let model = LinearConfig::new(1024, 1024).init(&device);
+    let space = ParamSpace::new(&model, &ParamGroup::all()).unwrap();
+    let start = space.point(&model).unwrap();
+    // Steps of one size, whose squares a plain sum would get wrong from some point on.
+    let end = start.clone().map(|v| v.clone() + (v.abs() * 1e-4 + 1e-4));
+    let (from, to) = (start.to_vec().unwrap(), end.to_vec().unwrap());
+    let squares = from.iter().zip(&to).map(|(a, b)| (b - a).powi(2));
+    let exact = squares.sum::<f64>().sqrt();
+    let step = end - start;
+    let length = f64::from(step.dot(&step).sqrt().into_scalar::<f32>());
+    let deviation = (length / exact - 1.0).abs();
+    assert!(deviation < 1e-5, "{length} is {exact}: {deviation:.1e}");
+}

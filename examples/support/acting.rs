@@ -458,8 +458,8 @@ where
         let mut sections = vec![Section {
             title: "Held-out environments".into(),
             text: format!(
-                "The score is the mean return of the last {} episodes, over {} environments. Bands are one standard \
-                 deviation over {} seeds.",
+                "The score is the mean return of the last {} episodes, over {} environments. Bands and ± are one \
+                 standard deviation over seeds, here {}.",
                 a2c.score_episodes,
                 self.held_out.len(),
                 done.len()
@@ -602,6 +602,8 @@ fn results_table(rows: &[Row], target: Option<f64>) -> Table {
             let values: Vec<f64> = of().filter_map(pick).collect();
             match (values.len(), mean_and_deviation(values.iter().copied())) {
                 (0, _) => "–".to_string(),
+                (1, (mean, _)) if scientific => format!("{mean:.2e}"),
+                (1, (mean, _)) => format!("{mean:.2}"),
                 (_, (mean, deviation)) if scientific => format!("{mean:.2e} ± {deviation:.0e}"),
                 (_, (mean, deviation)) => format!("{mean:.2} ± {deviation:.2}"),
             }

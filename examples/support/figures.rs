@@ -109,6 +109,7 @@ impl Chart {
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, ("sans-serif", 15))
             .margin(10)
+            .margin_right(20)
             .x_label_area_size(38)
             .y_label_area_size(52)
             .build_cartesian_2d(left..right, bottom..top + margin)?;
@@ -119,6 +120,11 @@ impl Chart {
             .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| match y.abs() {
+                1e5.. => format!("{y:.1e}"),
+                // Without the noise of the last digits.
+                _ => ((y * 1e6).round() / 1e6).to_string(),
+            })
             .x_desc(&self.x)
             .y_desc(&self.y)
             .draw()?;
