@@ -14,7 +14,7 @@ fi
 export VIRTUAL_ENV=$venv
 LD_LIBRARY_PATH=$(python3 -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')
 export LD_LIBRARY_PATH
-bench() { cargo bench --quiet --workspace --profile dev --features leap-tests/atari,"${FEATURES:-leap-tests/flex}" --bench atari "$@"; }
+bench() { cargo bench --quiet --workspace --profile dev --features leap-tests/atari --bench atari "$@"; }
 bench --no-run
 theirs() { "$venv/bin/python" benches/atari.py "$game" "$copies" "$threads" "$seconds" "$1" 2> /dev/null | tail -n 1; }
 log=$(mktemp)

@@ -26,6 +26,7 @@ fn resident() -> usize {
 #[test]
 fn memory_is_constant_in_steps_and_meta_steps() {
     let device = Device::flex().autodiff();
+    device.seed(0);
     let init: Mlp = MlpConfig::new(vec![1, 128, 128, 1]).init(&device).unwrap();
     let parameters = 4 * (128 * 128 + 4 * 128);
     let space = ParamSpace::new(&init, &burn::module::ParamGroup::all()).unwrap();
@@ -77,6 +78,7 @@ fn meta_train<M: Module>(device: &Device, init: M, tasks: &impl TaskSet<M>) -> (
     let trainer = MetaTrainer::new(Leap::new())
         .with_meta_batch_size(2)
         .with_task_steps(5)
+        .with_task_optimizer(SgdConfig::new().init(), 0.01)
         .with_meta_optimizer(AdamConfig::new().init(), 0.001);
     let lanes = Lanes::threads(device, 2).unwrap();
     let mut run = trainer.begin(init).unwrap();

@@ -673,6 +673,7 @@ fn finetuning_trains_a_body_with_a_head_for_each_alphabet() {
     let classes = 5 * tasks.heads();
     let model = ConvNetConfig::new().with_filters(8).with_classes(classes);
     let init = model.init(&device).unwrap();
+    let init = redraw(init, &ParamGroup::all(), &mut run_rng(3, "parameters"));
     let trainer = MetaTrainer::new(Finetuning)
         .with_meta_batch_size(1)
         .with_task_steps(30)

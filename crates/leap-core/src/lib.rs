@@ -17,6 +17,7 @@
 //!
 //! # fn main() -> Result<(), leap_core::Error> {
 //! let device = Device::flex().autodiff();
+//! device.seed(0);
 //! let mut init: Linear = LinearConfig::new(3, 1).init(&device);
 //! let mut outer = SgdConfig::new().init();
 //! let leap = Leap::new();
