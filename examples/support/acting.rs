@@ -56,6 +56,12 @@ pub struct ActingArgs {
     /// Weight of the policy's entropy
     #[arg(long, default_value_t = 0.01)]
     pub entropy: f64,
+    /// Weight of the value's squared error
+    #[arg(long, default_value_t = 0.5)]
+    pub value_loss: f64,
+    /// Rewards that are learned from are cut off at ± this
+    #[arg(long, default_value_t = 5.0)]
+    pub reward_clip: f64,
     /// Optimizer of the tasks
     #[arg(long, value_enum)]
     pub task_optimizer: Option<Optimizer>,
@@ -240,7 +246,9 @@ where
             .with_envs(budget.envs)
             .with_unroll(args.unroll)
             .with_discount(args.discount)
-            .with_entropy(args.entropy);
+            .with_entropy(args.entropy)
+            .with_value_loss(args.value_loss)
+            .with_reward_clip(Some(args.reward_clip));
         let steps = |env_steps: usize| (env_steps / a2c.env_steps().max(1)).max(2);
         let held_out_env_steps = args.held_out_env_steps.unwrap_or(budget.env_steps);
         let devices = leap_core::devices(&args.device)?;
@@ -539,8 +547,10 @@ impl Watch {
                 let now = monitor.env_steps();
                 let rate = now as f64 / start.elapsed().as_secs_f64();
                 let scores = monitor.scores();
-                let best = scores.values().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
-                let message = format!("{rate:.0} environment steps a second, best score {best:.1}");
+                let mut message = format!("{rate:.0} environment steps a second");
+                if let Some(best) = scores.into_values().reduce(f64::max) {
+                    message += &format!(", best score {best:.1}");
+                }
                 progress.advance((now - seen) as f64, &message);
                 seen = now;
             }
