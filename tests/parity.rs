@@ -23,11 +23,11 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use leap_core::{
-    InnerLoop, Lanes, Maml, MetaGradient, MetaLearner, MetaTrainer, Method, ParamSpace, Predict,
-    Purpose, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, redraw, run_rng,
-    task_copy,
+    ActorCritic, InnerLoop, Lanes, Maml, MetaGradient, MetaLearner, MetaTrainer, Method,
+    ParamSpace, Predict, Purpose, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed,
+    TaskSet, redraw, run_rng, task_copy,
 };
-use leap_models::{ConvNetConfig, MlpConfig};
+use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer, ConvNetConfig, MlpConfig};
 use leap_tests::devices;
 use rand::Rng;
 
@@ -39,7 +39,7 @@ const META_STEPS: usize = 10;
 /// Half the distance from 1 to the next number in float32.
 const U: f64 = 1.0 / (1 << 24) as f64;
 /// How often everything is computed with errors put in.
-const TRIALS: u64 = 4;
+const TRIALS: u64 = 8;
 /// Rounding may do as much more than the worst of the trials.
 const MARGIN: f64 = 2.0;
 /// Small enough that training is not chaotic, in which any error grows without bound.
@@ -196,6 +196,19 @@ impl<M: Predict<Tensor<D>>, const D: usize> TaskSet<M> for Random<D> {
             device: context.device.clone(),
             rng: context.rng(),
         })
+    }
+}
+
+/// Policy and value as the predictions for one class each.
+#[derive(Module, Debug)]
+struct Acting {
+    net: ActorCriticNet,
+}
+
+impl Predict<Tensor<2>> for Acting {
+    fn predict(&self, observations: Tensor<2>) -> Tensor<2> {
+        let (policy, value) = self.net.act(observations);
+        Tensor::cat(vec![policy, value.unsqueeze_dim(1)], 1)
     }
 }
 
@@ -432,6 +445,15 @@ fn every_backend_computes_the_same() {
         let sum = BATCH * 8 * 8;
         beyond.extend(compare(name, model, shape, sum, true, devices, &mut table));
     }
+
+    let net = ActorCriticConfig::new(vec![1, 8, 8], CLASSES - 1)
+        .with_convolutions(vec![ConvLayer::new(4, 3).with_stride(2)])
+        .with_hidden(vec![16]);
+    let net = net.init(&home).expect("sound settings");
+    let net = redraw(Acting { net }, &ParamGroup::all(), rng);
+    // Of a hidden unit's features, and of a kernel's gradient over all observations and places: both 4 x 3 x 3.
+    let (name, shape, sum) = ("actor-critic", [BATCH, 8 * 8], 4 * 3 * 3);
+    beyond.extend(compare(name, net, shape, sum, true, devices, &mut table));
 
     println!(
         "largest deviation from float64, relative, and in per cent of what rounding may do:\n"
