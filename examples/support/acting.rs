@@ -32,7 +32,7 @@ pub struct ActingArgs {
     /// Meta-learner: leap, leap-energy, reptile, fomaml, …
     #[arg(long)]
     pub method: Option<Method>,
-    /// Meta-steps
+    /// Meta-steps; without any, held-out environments are learned from scratch alone
     #[arg(long)]
     pub meta_steps: Option<usize>,
     /// Environments in a meta-batch
@@ -193,14 +193,19 @@ impl Budget {
                 .unwrap_or(self.checkpoint_env_steps),
         }
     }
+
+    /// How many initializations are compared: without meta-training, there is scratch alone.
+    fn evaluations(&self) -> usize {
+        if self.meta_steps == 0 { 1 } else { NAMES.len() }
+    }
 }
 
 /// What came of a seed.
 struct Compared {
     seed: u64,
     meta_steps: Vec<MetaStepMetrics>,
-    /// Held-out environments from scratch, and from the initialization.
-    reports: [Report; 2],
+    /// Held-out environments from scratch, and from the initialization if it was meta-trained: in the order of [`NAMES`].
+    reports: Vec<Report>,
 }
 
 /// A line of `metrics.jsonl`.
@@ -302,7 +307,7 @@ where
             .tasks(self.held_out.clone())
             .with_monitor(monitor.clone());
         let trained = budget.meta_steps * budget.meta_batch * steps(budget.env_steps);
-        let tested = 2 * self.held_out.len() * steps(held_out_env_steps);
+        let tested = budget.evaluations() * self.held_out.len() * steps(held_out_env_steps);
         let total = args.seeds.len() * (trained + tested) * a2c.env_steps();
         println!(
             "{}: {} million environment steps on {} lanes, results in {}",
@@ -400,7 +405,8 @@ where
 
         let shown = held_out.config().tasks(self.shown.clone());
         let mut reports = Vec::new();
-        for (name, init) in NAMES.into_iter().zip([&scratch, &init]) {
+        let both = NAMES.into_iter().zip([&scratch, &init]);
+        for (name, init) in both.take(budget.evaluations()) {
             let file = format!("{name}.json");
             // That of an initialization that was trained on since is no more of use.
             let meta_steps = if name == NAMES[0] {
@@ -447,9 +453,7 @@ where
         Ok(Compared {
             seed,
             meta_steps: here.read_lines("metrics.jsonl")?,
-            reports: reports
-                .try_into()
-                .map_err(|_| anyhow::anyhow!("two reports"))?,
+            reports,
         })
     }
 
@@ -500,10 +504,7 @@ where
         }
         sections.push(Section {
             title: "An episode".into(),
-            text: format!(
-                "{}, after it was learned: from scratch, then from the meta-trained initialization.",
-                self.held_out.name(0)
-            ),
+            text: format!("{}, after it was learned.", self.held_out.name(0)),
             tables: vec![],
             figures: recorded,
         });
@@ -576,7 +577,9 @@ fn rows(done: &[Compared], env_steps: usize, target: Option<f64>) -> Vec<Row> {
     let mut rows = Vec::new();
     for (i, name) in NAMES.into_iter().enumerate() {
         for compared in done {
-            let report = &compared.reports[i];
+            let Some(report) = compared.reports.get(i) else {
+                continue;
+            };
             let reached = target.map_or(Vec::new(), |target| {
                 let kept = report.tasks.iter().filter(|t| t.left_out.is_none());
                 let steps = kept.map(|t| t.curve.steps_to_score(target));
@@ -606,7 +609,10 @@ fn results_table(rows: &[Row], target: Option<f64>) -> Table {
     if let Some(names) = &target_names {
         head.extend(names.iter().map(String::as_str));
     }
-    let table = NAMES.into_iter().map(|name| {
+    let names = NAMES
+        .into_iter()
+        .filter(|name| rows.iter().any(|r| r.name == *name));
+    let table = names.map(|name| {
         let of = || rows.iter().filter(|r| r.name == name);
         let spread = |pick: fn(&Row) -> Option<f64>, scientific: bool| {
             let values: Vec<f64> = of().filter_map(pick).collect();
@@ -680,6 +686,7 @@ fn score_charts(done: &[Compared], env_steps: usize) -> Vec<Chart> {
         y: "score".into(),
         series: NAMES
             .into_iter()
+            .take(done[0].reports.len())
             .enumerate()
             .map(|(i, name)| {
                 let curves: Vec<Vec<f64>> = done
