@@ -134,6 +134,30 @@ fn control_goes_on_in_the_middle_of_tasks() {
     assert_eq!(metrics.lines().count(), 2);
 }
 
+/// Without meta-training there is one initialization to learn from; meta-training may come later.
+#[test]
+fn control_without_meta_training_learns_from_scratch_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let quick = "--held-out 1 --meta-batch 2 --env-steps 8000 --reward-clip 1 --value-loss 0.25";
+    let rows = |flags: &str| {
+        succeed(example("control", &out, &format!("{quick} {flags}")));
+        let csv = read(out.join("results.csv"));
+        csv.lines().skip(1).map(String::from).collect::<Vec<_>>()
+    };
+    let scratch = rows("--meta-steps 0");
+    assert_eq!(scratch.len(), 1);
+    assert!(scratch[0].starts_with("scratch,"));
+    let both = rows("--meta-steps 1 --resume");
+    assert_eq!(both.len(), 2);
+    assert_eq!(both[0], scratch[0]);
+    assert!(both[1].starts_with("meta-trained,"));
+    let config: serde_json::Value =
+        serde_json::from_str(&read(out.join("config.json"))).expect("JSON");
+    assert_eq!(config["a2c"]["reward_clip"], 1.0);
+    assert_eq!(config["a2c"]["value_loss"], 0.25);
+}
+
 #[test]
 fn what_cannot_work_is_said_in_a_line() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -145,6 +169,7 @@ fn what_cannot_work_is_said_in_a_line() {
         (format!("{quick} --resume --task-lr 0.5"), "task_lr"),
         ("--overwrite --held-out 0".to_string(), "--held-out"),
         ("--overwrite --envs 0".to_string(), "above 0"),
+        ("--overwrite --reward-clip 0".to_string(), "above 0"),
         ("--overwrite --family chess".to_string(), "cart-pole"),
         ("--overwrite --method lepa".to_string(), "leap"),
         ("--overwrite --device cuda:0".to_string(), "--features cuda"),

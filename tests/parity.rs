@@ -39,7 +39,7 @@ const META_STEPS: usize = 10;
 /// Half the distance from 1 to the next number in float32.
 const U: f64 = 1.0 / (1 << 24) as f64;
 /// How often everything is computed with errors put in.
-const TRIALS: u64 = 8;
+const TRIALS: u64 = 4;
 /// Rounding may do as much more than the worst of the trials.
 const MARGIN: f64 = 2.0;
 /// Small enough that training is not chaotic, in which any error grows without bound.

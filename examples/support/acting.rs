@@ -270,6 +270,7 @@ where
             budget.envs > 0 && args.unroll > 0 && budget.meta_batch > 0,
             "--envs, --unroll and --meta-batch must be above 0"
         );
+        ensure!(args.reward_clip > 0.0, "--reward-clip must be above 0");
         ensure!(
             budget.checkpoint_env_steps > 0,
             "--checkpoint-env-steps must be above 0"
