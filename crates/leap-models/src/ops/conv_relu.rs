@@ -1,10 +1,8 @@
-//! A convolution without padding, then ReLU, on plain slices.
-//!
-//! The pixels that each output looks at are laid out as a row of a matrix, image by image, and the convolution is the
-//! product with the filters. An image's rows fit into a core's cache; the backward pass lays them out again, which takes less
-//! time than to keep them.
+//! A convolution without padding, then ReLU, on plain slices: products of filters with [shifted planes](super::planes).
 
 #![allow(deprecated)] // Burn prefers flex to ndarray; the latter is served as long as it is there.
+
+use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -12,19 +10,24 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::backend::{data, floats, tensor};
 use super::buffer::Buffer;
-use super::gemm::{Matrix, gemm};
+use super::planes::{Gradient, LANES, Product, ROWS, pack};
 
-/// Images whose gradients of the filters are added up before they join the sum: a fixed number, so that the sum does not
-/// depend on the number of threads.
-const IMAGES_AT_A_TIME: usize = 8;
+/// Images that are taken at a time: a fixed number, so that sums do not depend on the number of threads, and few enough for
+/// a core's cache.
+const IMAGES_AT_A_TIME: usize = 4;
 
 /// Sizes of a convolution.
+///
+/// A group of images is laid out as planes, `[inputs][stride][stride][group][…]`, in which the images follow each other.
 #[derive(Clone, Copy, Debug)]
 struct Geometry {
+    /// Images at a time.
+    group: usize,
     inputs: usize,
     height: usize,
     width: usize,
@@ -37,6 +40,7 @@ struct Geometry {
 impl Geometry {
     fn new(x: &[usize], weight: &[usize], stride: usize) -> Self {
         let geometry = Self {
+            group: x[0].min(IMAGES_AT_A_TIME),
             inputs: x[1],
             height: x[2],
             width: x[3],
@@ -68,195 +72,264 @@ impl Geometry {
         self.inputs * self.height * self.width
     }
 
-    /// Floats that an output looks at.
-    fn patch(&self) -> usize {
+    /// Floats in a filter.
+    fn filter(&self) -> usize {
         self.inputs * self.side * self.side
     }
 
-    /// Where the runs of `side` floats that make up the patches start in the image, patch by patch, with the place in the
-    /// patches.
+    /// Number of planes.
+    fn planes(&self) -> usize {
+        self.inputs * self.stride * self.stride
+    }
+
+    /// Width of a plane. Results lie in rows of this width too, with something of no use behind each.
+    fn columns(&self) -> usize {
+        self.width.div_ceil(self.stride)
+    }
+
+    /// Floats of an image in a plane.
+    fn step(&self) -> usize {
+        self.height.div_ceil(self.stride) * self.columns()
+    }
+
+    /// Floats of a plane.
+    fn plane(&self) -> usize {
+        self.group * self.step()
+    }
+
+    /// Floats of a filter's results in so many images, from the first to the last that counts, in whole vectors.
+    fn length(&self, images: usize) -> usize {
+        let [rows, columns] = self.size();
+        let last = (images - 1) * self.step() + (rows - 1) * self.columns();
+        (last + columns).next_multiple_of(LANES)
+    }
+
+    /// Where in the planes the first output finds what each float of a filter is multiplied with.
+    fn shifts(&self) -> Vec<usize> {
+        let (side, s) = (self.side, self.stride);
+        let shift = |k: usize| {
+            let (c, y, x) = (k / (side * side), k / side % side, k % side);
+            let plane = (c * s + y % s) * s + x % s;
+            plane * self.plane() + y / s * self.columns() + x / s
+        };
+        (0..self.filter()).map(shift).collect()
+    }
+
+    /// The planes of up to a group of images.
     #[inline(always)]
-    fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
-        let g = *self;
-        let [rows, columns] = g.size();
-        let outputs = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
-        let corners = outputs.map(move |(row, column)| (row * g.width + column) * g.stride);
-        corners
-            .flat_map(move |corner| {
-                let channels = 0..g.inputs;
-                channels.flat_map(move |c| {
-                    let first = corner + c * g.height * g.width;
-                    (0..g.side).map(move |row| first + row * g.width)
-                })
-            })
-            .enumerate()
-            .map(move |(i, at)| (at, i * g.side))
+    fn split(&self, images: &[f32]) -> Buffer {
+        /// With a step that the compiler knows.
+        #[inline(always)]
+        fn copy<const STRIDE: usize>(row: &[f32], px: usize, plane: &mut [f32]) {
+            assert!(px < STRIDE);
+            for (to, from) in plane.iter_mut().zip(row.as_chunks::<STRIDE>().0) {
+                *to = from[px];
+            }
+        }
+        let (s, length) = (self.stride, self.planes() * self.plane());
+        // What a vector reads behind the last plane is not to be "not a number".
+        let mut planes = Buffer::take(length + LANES);
+        match self.planes() * self.plane() == images.len() {
+            true => planes[length..].fill(0.0),
+            false => planes.fill(0.0),
+        }
+        for (i, row) in images.chunks_exact(self.width).enumerate() {
+            let (image, c, y) = (
+                i / self.height / self.inputs,
+                i / self.height % self.inputs,
+                i % self.height,
+            );
+            for px in 0..s.min(self.width) {
+                let plane = (c * s + y % s) * s + px;
+                let at = plane * self.plane() + image * self.step() + y / s * self.columns();
+                let to = &mut planes[at..][..(self.width - px).div_ceil(s)];
+                match (s, self.width % s) {
+                    (1, 0) => copy::<1>(row, px, to),
+                    (2, 0) => copy::<2>(row, px, to),
+                    (4, 0) => copy::<4>(row, px, to),
+                    _ => to
+                        .iter_mut()
+                        .zip(row[px..].iter().step_by(s))
+                        .for_each(|(to, from)| *to = *from),
+                }
+            }
+        }
+        planes
     }
 
-    /// Lays the patches of an image out, `[pixels][inputs][side][side]`.
-    fn unfold(&self, image: &[f32], patches: &mut [f32]) {
-        /// With a length that the compiler knows, a run is a register or two.
-        fn copy<const SIDE: usize>(g: &Geometry, image: &[f32], patches: &mut [f32]) {
-            let mut runs = patches.chunks_exact_mut(SIDE);
-            let [rows, columns] = g.size();
-            for row in 0..rows {
-                for column in 0..columns {
-                    for c in 0..g.inputs {
-                        let first = (c * g.height + row * g.stride) * g.width + column * g.stride;
-                        for y in 0..SIDE {
-                            let at = first + y * g.width;
-                            let run = runs.next().expect("as many as there are");
-                            run.copy_from_slice(&image[at..at + SIDE]);
-                        }
-                    }
-                }
-            }
-        }
-        match self.side {
-            3 => copy::<3>(self, image, patches),
-            4 => copy::<4>(self, image, patches),
-            5 => copy::<5>(self, image, patches),
-            8 => copy::<8>(self, image, patches),
-            side => {
-                for (at, to) in self.runs() {
-                    patches[to..to + side].copy_from_slice(&image[at..at + side]);
-                }
-            }
-        }
-    }
-
-    /// The adjoint of [`unfold`](Self::unfold), added to the image.
-    fn fold(&self, patches: &[f32], image: &mut [f32]) {
-        fn add<const SIDE: usize>(g: &Geometry, patches: &[f32], image: &mut [f32]) {
-            let mut runs = patches.chunks_exact(SIDE);
-            let [rows, columns] = g.size();
-            for row in 0..rows {
-                for column in 0..columns {
-                    for c in 0..g.inputs {
-                        let first = (c * g.height + row * g.stride) * g.width + column * g.stride;
-                        for y in 0..SIDE {
-                            let at = first + y * g.width;
-                            let run = runs.next().expect("as many as there are");
-                            let pixels = &mut image[at..at + SIDE];
-                            pixels.iter_mut().zip(run).for_each(|(p, r)| *p += r);
-                        }
-                    }
-                }
-            }
-        }
-        match self.side {
-            3 => add::<3>(self, patches, image),
-            4 => add::<4>(self, patches, image),
-            8 => add::<8>(self, patches, image),
-            side => {
-                for (at, from) in self.runs() {
-                    let run = &patches[from..from + side];
-                    let pixels = &mut image[at..at + side];
-                    pixels.iter_mut().zip(run).for_each(|(p, r)| *p += r);
-                }
+    /// The reverse of [`split`](Self::split), for planes that begin `apart` floats after one another.
+    #[inline(always)]
+    fn join(&self, planes: &[f32], apart: usize, images: &mut [f32]) {
+        let s = self.stride;
+        for (i, row) in images.chunks_exact_mut(self.width).enumerate() {
+            let (image, c, y) = (
+                i / self.height / self.inputs,
+                i / self.height % self.inputs,
+                i % self.height,
+            );
+            for px in 0..s.min(self.width) {
+                let plane = (c * s + y % s) * s + px;
+                let from = &planes[plane * apart + image * self.step() + y / s * self.columns()..];
+                let pixels = row[px..].iter_mut().step_by(s);
+                pixels.zip(from).for_each(|(to, from)| *to = *from);
             }
         }
     }
 
-    /// The convolution, and ReLU.
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    /// The convolution, and ReLU; also, which of the results were above zero.
+    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<bool>) {
+        let (arch, shifts) = (Arch::new(), self.shifts());
+        let filters = pack(self.outputs, self.filter(), |row, k| {
+            weight[row * self.filter() + k]
+        });
         let per_image = self.outputs * self.pixels();
         let mut y = vec![0.0; x.len() / self.image() * per_image];
-        y.par_chunks_mut(per_image)
-            .zip(x.par_chunks(self.image()))
-            .for_each(|(y, image)| {
-                let mut patches = Buffer::take(self.pixels() * self.patch());
-                self.unfold(image, &mut patches);
-                gemm(
-                    [self.outputs, self.pixels(), self.patch()],
-                    y,
-                    false,
-                    Matrix::Rows(weight),
-                    Matrix::Columns(&patches),
-                );
-                for (y, bias) in y.chunks_exact_mut(self.pixels()).zip(bias) {
-                    // As `max`, but it keeps what is not a number.
-                    let relu = |v: f32| if v < 0.0 { 0.0 } else { v };
-                    y.iter_mut().for_each(|v| *v = relu(*v + bias));
+        let mut active = vec![false; y.len()];
+        y.par_chunks_mut(self.group * per_image)
+            .zip(active.par_chunks_mut(self.group * per_image))
+            .zip(x.par_chunks(self.group * self.image()))
+            .for_each(|((y, active), images)| {
+                let planes = arch.dispatch(Split(self, images));
+                let length = self.length(images.len() / self.image());
+                let mut result = Buffer::take(self.outputs * length);
+                arch.dispatch(Product {
+                    filters: &filters,
+                    shifts: &shifts,
+                    planes: &planes,
+                    length,
+                    result: &mut result,
+                });
+                let [rows, columns] = self.size();
+                let ys = y.chunks_exact_mut(columns);
+                for (i, (y, active)) in ys.zip(active.chunks_exact_mut(columns)).enumerate() {
+                    let (image, output, row) =
+                        (i / rows / self.outputs, i / rows % self.outputs, i % rows);
+                    let at = output * length + image * self.step() + row * self.columns();
+                    let results = result[at..].iter().zip(active);
+                    for (y, (result, active)) in y.iter_mut().zip(results) {
+                        let v = result + bias[output];
+                        // As `max`, but it keeps what is not a number.
+                        *y = if v < 0.0 { 0.0 } else { v };
+                        *active = v > 0.0;
+                    }
                 }
             });
-        y
+        (y, active)
     }
 
-    /// The gradients of input (if wanted), filters and bias, given that of the result `y`.
+    /// Zeros before the gradients of a filter's results, for a backward pass; there are more between and behind its rows.
+    fn lead(&self) -> usize {
+        (self.side.div_ceil(self.stride) - 1) * (self.columns() + 1)
+    }
+
+    /// Floats of the gradients of a filter's results, with all these zeros.
+    fn frame(&self) -> usize {
+        self.lead() + self.plane().next_multiple_of(LANES)
+    }
+
+    /// The filters that make the gradients of the planes from such frames, and where in them each float of a filter begins.
+    fn backward_filters(&self, weight: &[f32]) -> (Vec<[f32; ROWS]>, Vec<usize>) {
+        let (s, reach) = (self.stride, self.side.div_ceil(self.stride));
+        let places = reach * reach;
+        let filters = pack(self.planes(), self.outputs * places, |plane, k| {
+            let (output, place, input) = (k / places, k % places, plane / (s * s));
+            let y = place / reach * s + plane / s % s;
+            let x = place % reach * s + plane % s;
+            match y < self.side && x < self.side {
+                true => weight[((output * self.inputs + input) * self.side + y) * self.side + x],
+                false => 0.0,
+            }
+        });
+        let shift = |k: usize| {
+            let (output, place) = (k / places, k % places);
+            let back = place / reach * self.columns() + place % reach;
+            output * self.frame() + self.lead() - back
+        };
+        (filters, (0..self.outputs * places).map(shift).collect())
+    }
+
+    /// The gradients of input (if wanted), filters and bias, given that of the result and which results were above zero.
     fn backward(
         &self,
         x: &[f32],
         weight: &[f32],
-        y: &[f32],
+        active: &[bool],
         dy: &[f32],
         x_wanted: bool,
     ) -> (Option<Vec<f32>>, Vec<f32>, Vec<f32>) {
-        let (pixels, per_image) = (self.pixels(), self.outputs * self.pixels());
-        let mut dx = match x_wanted {
-            true => vec![0.0; x.len()],
-            false => Vec::new(),
-        };
-        let images = x.len() / self.image();
+        let (arch, shifts) = (Arch::new(), self.shifts());
+        let backward_filters = x_wanted.then(|| self.backward_filters(weight));
+        let per_group = self.group * self.outputs * self.pixels();
+        let mut dx = vec![0.0; if x_wanted { x.len() } else { 0 }];
         let mut dx_chunks: Vec<Option<&mut [f32]>> = match x_wanted {
-            true => dx
-                .chunks_mut(IMAGES_AT_A_TIME * self.image())
-                .map(Some)
-                .collect(),
-            false => (0..images.div_ceil(IMAGES_AT_A_TIME))
-                .map(|_| None)
-                .collect(),
+            true => dx.chunks_mut(self.group * self.image()).map(Some).collect(),
+            false => (0..dy.len().div_ceil(per_group)).map(|_| None).collect(),
         };
-        let sums: Vec<(Buffer, Vec<f32>)> = dx_chunks
+        let sums: Vec<(Vec<f32>, Vec<f32>)> = dx_chunks
             .par_iter_mut()
-            .zip(x.par_chunks(IMAGES_AT_A_TIME * self.image()))
-            .zip(y.par_chunks(IMAGES_AT_A_TIME * per_image))
-            .zip(dy.par_chunks(IMAGES_AT_A_TIME * per_image))
-            .map(|(((dx, x), y), dy)| {
-                let mut dweight = Buffer::zeroed(weight.len());
+            .zip(x.par_chunks(self.group * self.image()))
+            .zip(active.par_chunks(per_group))
+            .zip(dy.par_chunks(per_group))
+            .map(|(((dx, images), active), dy)| {
                 let mut dbias = vec![0.0; self.outputs];
-                let mut patches = Buffer::take(pixels * self.patch());
-                let mut upstream = Buffer::take(per_image);
-                for (i, image) in x.chunks_exact(self.image()).enumerate() {
-                    let here = i * per_image..(i + 1) * per_image;
-                    let through = dy[here.clone()].iter().zip(&y[here]);
-                    for (u, (dy, y)) in upstream.iter_mut().zip(through) {
-                        *u = if *y > 0.0 { *dy } else { 0.0 };
+                let all = self.outputs.next_multiple_of(ROWS) * self.frame() + LANES;
+                let mut frames = Buffer::zeroed(all);
+                let [rows, columns] = self.size();
+                let dy = dy.chunks_exact(columns);
+                for (i, (dy, active)) in dy.zip(active.chunks_exact(columns)).enumerate() {
+                    let (image, output, row) =
+                        (i / rows / self.outputs, i / rows % self.outputs, i % rows);
+                    let at = image * self.step() + row * self.columns();
+                    let frame = &mut frames[output * self.frame() + self.lead() + at..];
+                    for (to, (dy, active)) in frame.iter_mut().zip(dy.iter().zip(active)) {
+                        *to = if *active { *dy } else { 0.0 };
                     }
-                    for (sum, row) in dbias.iter_mut().zip(upstream.chunks_exact(pixels)) {
-                        *sum += row.iter().sum::<f32>();
-                    }
-                    self.unfold(image, &mut patches);
-                    gemm(
-                        [self.outputs, self.patch(), pixels],
-                        &mut dweight,
-                        true,
-                        Matrix::Rows(&upstream),
-                        Matrix::Rows(&patches),
-                    );
-                    if let Some(dx) = dx {
-                        gemm(
-                            [pixels, self.patch(), self.outputs],
-                            &mut patches,
-                            false,
-                            Matrix::Columns(&upstream),
-                            Matrix::Rows(weight),
-                        );
-                        self.fold(&patches, &mut dx[i * self.image()..(i + 1) * self.image()]);
-                    }
+                    dbias[output] += frame[..columns].iter().sum::<f32>();
+                }
+                let mut dweight = vec![0.0; weight.len()];
+                let planes = arch.dispatch(Split(self, images));
+                let count = images.len() / self.image();
+                arch.dispatch(Gradient {
+                    rows: &frames[self.lead()..],
+                    apart: self.frame(),
+                    shifts: &shifts,
+                    planes: &planes,
+                    length: self.length(count),
+                    result: &mut dweight,
+                });
+                if let (Some(dx), Some((filters, shifts))) = (dx, &backward_filters) {
+                    let length = (count * self.step()).next_multiple_of(LANES);
+                    let mut result = Buffer::take(self.planes() * length);
+                    arch.dispatch(Product {
+                        filters,
+                        shifts,
+                        planes: &frames,
+                        length,
+                        result: &mut result,
+                    });
+                    arch.dispatch(|| self.join(&result, length, dx));
                 }
                 (dweight, dbias)
             })
             .collect();
         let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; self.outputs]);
         for (weight, bias) in &sums {
-            dweight
-                .iter_mut()
-                .zip(weight.iter())
-                .for_each(|(s, v)| *s += v);
+            dweight.iter_mut().zip(weight).for_each(|(s, v)| *s += v);
             dbias.iter_mut().zip(bias).for_each(|(s, v)| *s += v);
         }
         (x_wanted.then_some(dx), dweight, dbias)
+    }
+}
+
+/// [`Geometry::split`], compiled for the processor's vectors: a closure of its size would not be.
+struct Split<'a>(&'a Geometry, &'a [f32]);
+
+impl WithSimd for Split<'_> {
+    type Output = Buffer;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Buffer {
+        self.0.split(self.1)
     }
 }
 
@@ -291,7 +364,7 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
         struct ConvReluBackward;
 
         impl<B: Backend> Backward<B, 3> for ConvReluBackward {
-            type State = (Saved, B::Device);
+            type State = (Arc<Saved>, B::Device);
 
             fn backward(
                 self,
@@ -302,18 +375,18 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
                 let (saved, device) = ops.state;
                 let dy = data::<B>(grads.consume::<B>(&ops.node));
                 let x_wanted = ops.parents[0].is_some();
-                let (dx, dweight, dbias) = saved.geometry.backward(
+                let g = saved.geometry;
+                let (dx, dweight, dbias) = g.backward(
                     floats(&saved.x),
                     floats(&saved.weight),
-                    floats(&saved.y),
+                    &saved.active,
                     floats(&dy),
                     x_wanted,
                 );
-                let outputs = vec![saved.geometry.outputs];
                 let all = [
                     (dx, saved.x.shape().to_vec()),
                     (Some(dweight), saved.weight.shape().to_vec()),
-                    (Some(dbias), outputs),
+                    (Some(dbias), vec![g.outputs]),
                 ];
                 for (parent, (gradient, shape)) in ops.parents.into_iter().zip(all) {
                     if let (Some(node), Some(gradient)) = (parent, gradient) {
@@ -336,42 +409,40 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
             .compute_bound()
             .stateful()
         {
-            OpsKind::Tracked(prep) => prep.finish((saved(), device), y),
+            OpsKind::Tracked(prep) => prep.finish((Arc::new(saved), device), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 }
 
 /// What a forward pass keeps for the backward pass.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Saved {
     geometry: Geometry,
     x: TensorData,
     weight: TensorData,
-    y: TensorData,
+    active: Vec<bool>,
 }
 
-/// Runs the kernel on a backend's tensors; what a backward pass needs is there for the asking.
+/// Runs the kernel on a backend's tensors.
 fn run<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
     stride: usize,
-) -> (FloatTensor<B>, impl FnOnce() -> Saved) {
+) -> (FloatTensor<B>, Saved) {
     let device = x.device();
     let batch = x.shape()[0];
     let (x, weight, bias) = (data::<B>(x), data::<B>(weight), data::<B>(bias));
     let geometry = Geometry::new(x.shape().as_slice(), weight.shape().as_slice(), stride);
-    let y = geometry.forward(floats(&x), floats(&weight), floats(&bias));
+    let (y, active) = geometry.forward(floats(&x), floats(&weight), floats(&bias));
     let [rows, columns] = geometry.size();
     let shape = vec![batch, geometry.outputs, rows, columns];
-    let result = tensor::<B>(y, shape, &device);
-    let y = result.clone();
-    let saved = move || Saved {
+    let saved = Saved {
         geometry,
         x,
         weight,
-        y: data::<B>(y),
+        active,
     };
-    (result, saved)
+    (tensor::<B>(y, shape, &device), saved)
 }

@@ -10,6 +10,7 @@ mod buffer;
 mod conv_relu;
 mod gemm;
 mod kernel;
+mod planes;
 mod simd;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyTuple};
 use rand::Rng;
+use rayon::prelude::*;
 
 use super::{Draw, Ending, EnvFamily, Picture, SavedEnv, Transition, VectorEnv};
 
@@ -390,7 +391,8 @@ impl Games {
             };
             let value = |pixel: &u8| f32::from(*pixel) * (1.0 / 255.0);
             if colours == 1 {
-                out.extend(pixels.iter().map(value));
+                // A thread that waits for the others may take up work that needs Python.
+                py.detach(|| out.par_extend(pixels.par_iter().map(value)));
                 return;
             }
             for frame in pixels.chunks_exact(size * colours) {
