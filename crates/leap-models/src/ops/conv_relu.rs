@@ -115,6 +115,16 @@ impl Geometry {
         (0..self.filter()).map(shift).collect()
     }
 
+    /// Where, in planes that begin `apart` floats after one another, the pixels of row `i` of all images lie of which `px`
+    /// is the first.
+    #[inline(always)]
+    fn place(&self, i: usize, px: usize, apart: usize) -> usize {
+        let (channel, y, s) = (i / self.height, i % self.height, self.stride);
+        let (image, c) = (channel / self.inputs, channel % self.inputs);
+        let plane = (c * s + y % s) * s + px;
+        plane * apart + image * self.step() + y / s * self.columns()
+    }
+
     /// The planes of up to a group of images.
     #[inline(always)]
     fn split(&self, images: &[f32]) -> Buffer {
@@ -129,20 +139,14 @@ impl Geometry {
         let (s, length) = (self.stride, self.planes() * self.plane());
         // What a vector reads behind the last plane is not to be "not a number".
         let mut planes = Buffer::take(length + LANES);
-        match self.planes() * self.plane() == images.len() {
+        match length == images.len() {
             true => planes[length..].fill(0.0),
             false => planes.fill(0.0),
         }
         for (i, row) in images.chunks_exact(self.width).enumerate() {
-            let (image, c, y) = (
-                i / self.height / self.inputs,
-                i / self.height % self.inputs,
-                i % self.height,
-            );
             for px in 0..s.min(self.width) {
-                let plane = (c * s + y % s) * s + px;
-                let at = plane * self.plane() + image * self.step() + y / s * self.columns();
-                let to = &mut planes[at..][..(self.width - px).div_ceil(s)];
+                let to =
+                    &mut planes[self.place(i, px, self.plane())..][..(self.width - px).div_ceil(s)];
                 match (s, self.width % s) {
                     (1, 0) => copy::<1>(row, px, to),
                     (2, 0) => copy::<2>(row, px, to),
@@ -162,14 +166,8 @@ impl Geometry {
     fn join(&self, planes: &[f32], apart: usize, images: &mut [f32]) {
         let s = self.stride;
         for (i, row) in images.chunks_exact_mut(self.width).enumerate() {
-            let (image, c, y) = (
-                i / self.height / self.inputs,
-                i / self.height % self.inputs,
-                i % self.height,
-            );
             for px in 0..s.min(self.width) {
-                let plane = (c * s + y % s) * s + px;
-                let from = &planes[plane * apart + image * self.step() + y / s * self.columns()..];
+                let from = &planes[self.place(i, px, apart)..];
                 let pixels = row[px..].iter_mut().step_by(s);
                 pixels.zip(from).for_each(|(to, from)| *to = *from);
             }
