@@ -19,6 +19,7 @@ use leap_core::{
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::recycle::Recycler;
 use super::{Draw, Ending, EnvFamily, Picture, VectorEnv};
 
 /// Advantage actor-critic; the defaults are those of the Leap paper's experiment on Atari.
@@ -161,9 +162,10 @@ impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
         let model = model.valid();
         let mut rng = run_rng(seed, "actions of a recording");
         let mut env = self.family.env(index, vec![run_rng(seed, "recording")])?;
+        let memory = Recycler::default();
         let (mut pictures, mut total) = (vec![env.picture()], 0.0);
         for _ in 0..steps {
-            let (logits, _) = model.act(observations(&env, &device)?);
+            let (logits, _) = model.act(observations(&env, &memory, &device)?);
             let action = sample(&read(logits.reshape([-1]))?, &mut rng);
             let transition = env.step(&[action])?.remove(0);
             total += transition.reward;
@@ -177,9 +179,14 @@ impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
 }
 
 /// What all copies of an environment observe, of shape `[copies, size]`.
-fn observations(env: &impl VectorEnv, device: &Device) -> Result<Tensor<2>, TaskError> {
+fn observations(
+    env: &impl VectorEnv,
+    memory: &Recycler,
+    device: &Device,
+) -> Result<Tensor<2>, TaskError> {
     let size: usize = env.observation_shape().iter().product();
-    let mut values = Vec::with_capacity(env.len() * size);
+    let mut values = memory.take();
+    values.reserve(env.len() * size);
     env.observe(&mut values);
     if values.len() != env.len() * size {
         let (copies, shape) = (env.len(), env.observation_shape());
@@ -188,8 +195,10 @@ fn observations(env: &impl VectorEnv, device: &Device) -> Result<Tensor<2>, Task
             format!("{copies} environments observe {count} values, not {shape:?} each").into(),
         );
     }
-    let values = TensorData::new(values, [env.len(), size]);
-    Ok(Tensor::from_data(values, device))
+    Ok(Tensor::from_data(
+        memory.data(values, [env.len(), size]),
+        device,
+    ))
 }
 
 /// Streams of a task's seed: 0 and 1 are [`MetaTrainer`](leap_core::MetaTrainer)'s.
@@ -236,6 +245,7 @@ impl<M: ActorCritic, F: EnvFamily> TaskSet<M> for A2cTasks<F> {
             },
             env,
             config,
+            memory: Recycler::default(),
             seed: context.seed,
             device: context.device.clone(),
             monitor: self.monitor.clone(),
@@ -249,6 +259,7 @@ pub struct A2cTask<E> {
     env: E,
     config: A2cConfig,
     state: State,
+    memory: Recycler,
     seed: TaskSeed,
     device: Device,
     monitor: Arc<Monitor>,
@@ -298,7 +309,7 @@ impl<E: VectorEnv> A2cTask<E> {
 
     /// Plays a step in all copies; `model` decides.
     fn play<M: ActorCritic>(&mut self, model: &M) -> Result<Played, TaskError> {
-        let (logits, values) = model.act(observations(&self.env, &self.device)?);
+        let (logits, values) = model.act(observations(&self.env, &self.memory, &self.device)?);
         let [envs, actions] = logits.dims();
         // One read-back for both.
         let both = Tensor::cat(
@@ -421,7 +432,7 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
         for _ in 0..self.config.unroll {
             played.push(self.play(model)?);
         }
-        let last = observations(&self.env, &self.device_without_graph())?;
+        let last = observations(&self.env, &self.memory, &self.device_without_graph())?;
         let last_values = values_of(model, last)?;
         let returns = self.returns(&played, last_values);
         let values = played.iter().flat_map(|p| &p.host_values);

@@ -12,6 +12,7 @@ mod catch;
 mod env;
 mod mountain_car;
 mod picture;
+mod recycle;
 
 pub use a2c::{A2cConfig, A2cTask, A2cTasks, Monitor};
 pub use acrobot::{Acrobot, Acrobots};
