@@ -1,5 +1,7 @@
 //! A convolution without padding, then ReLU, on plain slices: products of filters with [shifted planes](super::planes).
 
+// Loops that count are turned into vector instructions more often than iterators.
+#![allow(clippy::needless_range_loop, clippy::manual_memcpy)]
 #![allow(deprecated)] // Burn prefers flex to ndarray; the latter is served as long as it is there.
 
 use std::sync::Arc;
@@ -115,104 +117,109 @@ impl Geometry {
         (0..self.filter()).map(shift).collect()
     }
 
-    /// Where, in planes that begin `apart` floats after one another, the pixels of row `i` of all images lie of which `px`
-    /// is the first.
-    #[inline(always)]
-    fn place(&self, i: usize, px: usize, apart: usize) -> usize {
-        let (channel, y, s) = (i / self.height, i % self.height, self.stride);
-        let (image, c) = (channel / self.inputs, channel % self.inputs);
-        let plane = (c * s + y % s) * s + px;
-        plane * apart + image * self.step() + y / s * self.columns()
+    /// Where, in planes that begin `apart` floats after one another, the rows of an image begin.
+    fn places(&self, apart: usize) -> Vec<usize> {
+        let s = self.stride;
+        let place = |i: usize| {
+            let (c, y) = (i / self.height, i % self.height);
+            (c * s + y % s) * s * apart + y / s * self.columns()
+        };
+        (0..self.inputs * self.height).map(place).collect()
     }
 
-    /// The planes of up to a group of images.
+    /// Floats of a group's planes, and of what a vector reads behind the last.
+    fn all_planes(&self) -> usize {
+        self.planes() * self.plane() + LANES
+    }
+
+    /// Lays out up to a group of images as planes.
     #[inline(always)]
-    fn split(&self, images: &[f32]) -> Buffer {
-        /// With a step that the compiler knows.
-        #[inline(always)]
-        fn copy<const STRIDE: usize>(row: &[f32], px: usize, plane: &mut [f32]) {
-            assert!(px < STRIDE);
-            for (to, from) in plane.iter_mut().zip(row.as_chunks::<STRIDE>().0) {
-                *to = from[px];
-            }
-        }
-        let (s, length) = (self.stride, self.planes() * self.plane());
-        // What a vector reads behind the last plane is not to be "not a number".
-        let mut planes = Buffer::take(length + LANES);
-        match length == images.len() {
-            true => planes[length..].fill(0.0),
+    fn split(&self, images: &[f32], planes: &mut [f32]) {
+        let (s, apart) = (self.stride, self.plane());
+        // Where there is no pixel, there is not to be "not a number" either.
+        match images.len() + LANES == planes.len() {
+            true => planes[images.len()..].fill(0.0),
             false => planes.fill(0.0),
         }
-        for (i, row) in images.chunks_exact(self.width).enumerate() {
-            for px in 0..s.min(self.width) {
-                let to =
-                    &mut planes[self.place(i, px, self.plane())..][..(self.width - px).div_ceil(s)];
+        let (places, step) = (self.places(apart), self.step());
+        for (i, image) in images.chunks_exact(self.image()).enumerate() {
+            for (row, place) in image.chunks_exact(self.width).zip(&places) {
+                let planes = &mut planes[place + i * step..];
                 match (s, self.width % s) {
-                    (1, 0) => copy::<1>(row, px, to),
-                    (2, 0) => copy::<2>(row, px, to),
-                    (4, 0) => copy::<4>(row, px, to),
-                    _ => to
-                        .iter_mut()
-                        .zip(row[px..].iter().step_by(s))
-                        .for_each(|(to, from)| *to = *from),
+                    (1, _) => split_row::<1>(row, planes, apart),
+                    (2, 0) => split_row::<2>(row, planes, apart),
+                    (4, 0) => split_row::<4>(row, planes, apart),
+                    _ => {
+                        for (x, pixel) in row.iter().enumerate() {
+                            planes[x % s * apart + x / s] = *pixel;
+                        }
+                    }
                 }
             }
         }
-        planes
     }
 
     /// The reverse of [`split`](Self::split), for planes that begin `apart` floats after one another.
     #[inline(always)]
     fn join(&self, planes: &[f32], apart: usize, images: &mut [f32]) {
         let s = self.stride;
-        for (i, row) in images.chunks_exact_mut(self.width).enumerate() {
-            for px in 0..s.min(self.width) {
-                let from = &planes[self.place(i, px, apart)..];
-                let pixels = row[px..].iter_mut().step_by(s);
-                pixels.zip(from).for_each(|(to, from)| *to = *from);
+        let (places, step) = (self.places(apart), self.step());
+        for (i, image) in images.chunks_exact_mut(self.image()).enumerate() {
+            for (row, place) in image.chunks_exact_mut(self.width).zip(&places) {
+                let planes = &planes[place + i * step..];
+                match (s, self.width % s) {
+                    (1, _) => join_row::<1>(planes, apart, row),
+                    (2, 0) => join_row::<2>(planes, apart, row),
+                    (4, 0) => join_row::<4>(planes, apart, row),
+                    _ => {
+                        for (x, pixel) in row.iter_mut().enumerate() {
+                            *pixel = planes[x % s * apart + x / s];
+                        }
+                    }
+                }
             }
         }
     }
 
-    /// The convolution, and ReLU; also, which of the results were above zero.
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Vec<bool>) {
+    /// The convolution, and ReLU; also, what the backward pass needs.
+    fn forward(self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Kept) {
         let (arch, shifts) = (Arch::new(), self.shifts());
         let filters = pack(self.outputs, self.filter(), |row, k| {
             weight[row * self.filter() + k]
         });
-        let per_image = self.outputs * self.pixels();
-        let mut y = vec![0.0; x.len() / self.image() * per_image];
-        let mut active = vec![false; y.len()];
+        let images = x.len() / self.image();
+        let groups = images.div_ceil(self.group);
+        let (per_image, results) = (self.outputs * self.pixels(), self.results(self.group));
+        let mut y = vec![0.0; images * per_image];
+        let mut planes = Buffer::take(groups * self.all_planes());
+        let mut active = vec![false; groups * results];
         y.par_chunks_mut(self.group * per_image)
-            .zip(active.par_chunks_mut(self.group * per_image))
+            .zip(planes.par_chunks_mut(self.all_planes()))
+            .zip(active.par_chunks_mut(results))
             .zip(x.par_chunks(self.group * self.image()))
-            .for_each(|((y, active), images)| {
-                let planes = arch.dispatch(Split(self, images));
-                let length = self.length(images.len() / self.image());
-                let mut result = Buffer::take(self.outputs * length);
-                arch.dispatch(Product {
+            .for_each(|(((y, planes), active), images)| {
+                arch.dispatch(GroupForward {
+                    geometry: &self,
                     filters: &filters,
                     shifts: &shifts,
-                    planes: &planes,
-                    length,
-                    result: &mut result,
-                });
-                let [rows, columns] = self.size();
-                let ys = y.chunks_exact_mut(columns);
-                for (i, (y, active)) in ys.zip(active.chunks_exact_mut(columns)).enumerate() {
-                    let (image, output, row) =
-                        (i / rows / self.outputs, i / rows % self.outputs, i % rows);
-                    let at = output * length + image * self.step() + row * self.columns();
-                    let results = result[at..].iter().zip(active);
-                    for (y, (result, active)) in y.iter_mut().zip(results) {
-                        let v = result + bias[output];
-                        // As `max`, but it keeps what is not a number.
-                        *y = if v < 0.0 { 0.0 } else { v };
-                        *active = v > 0.0;
-                    }
-                }
+                    bias,
+                    images,
+                    planes,
+                    active,
+                    y,
+                })
             });
-        (y, active)
+        let kept = Kept {
+            geometry: self,
+            planes,
+            active,
+        };
+        (y, kept)
+    }
+
+    /// Results of so many images, with what lies between them.
+    fn results(&self, images: usize) -> usize {
+        self.outputs * self.length(images)
     }
 
     /// Zeros before the gradients of a filter's results, for a backward pass; there are more between and behind its rows.
@@ -245,72 +252,142 @@ impl Geometry {
         };
         (filters, (0..self.outputs * places).map(shift).collect())
     }
+}
 
-    /// The gradients of input (if wanted), filters and bias, given that of the result and which results were above zero.
+#[inline(always)]
+fn split_row<const STRIDE: usize>(row: &[f32], planes: &mut [f32], apart: usize) {
+    let pixels = row.as_chunks::<STRIDE>().0;
+    for px in 0..STRIDE {
+        let plane = &mut planes[px * apart..][..pixels.len()];
+        for x in 0..pixels.len() {
+            plane[x] = pixels[x][px];
+        }
+    }
+}
+
+#[inline(always)]
+fn join_row<const STRIDE: usize>(planes: &[f32], apart: usize, row: &mut [f32]) {
+    let pixels = row.as_chunks_mut::<STRIDE>().0;
+    for px in 0..STRIDE {
+        let plane = &planes[px * apart..][..pixels.len()];
+        for x in 0..pixels.len() {
+            pixels[x][px] = plane[x];
+        }
+    }
+}
+
+/// The forward pass of a group of images. In a function with vectors all of it is compiled for them, which a closure of
+/// this size would not be.
+struct GroupForward<'a> {
+    geometry: &'a Geometry,
+    filters: &'a [[f32; ROWS]],
+    shifts: &'a [usize],
+    bias: &'a [f32],
+    images: &'a [f32],
+    /// What comes of it: [`Geometry::all_planes`],
+    planes: &'a mut [f32],
+    /// which results are above zero,
+    active: &'a mut [bool],
+    /// and the results.
+    y: &'a mut [f32],
+}
+
+impl WithSimd for GroupForward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let g = self.geometry;
+        g.split(self.images, self.planes);
+        let length = g.length(self.images.len() / g.image());
+        let mut result = Buffer::take(g.outputs * length);
+        let product = Product {
+            filters: self.filters,
+            shifts: self.shifts,
+            planes: self.planes,
+            length,
+            result: &mut result,
+        };
+        product.with_simd(simd);
+        let rows = result.chunks_exact_mut(length);
+        for ((row, active), bias) in rows
+            .zip(self.active.chunks_exact_mut(length))
+            .zip(self.bias)
+        {
+            for (v, active) in row.iter_mut().zip(active) {
+                *v += bias;
+                *active = *v > 0.0;
+                // As `max`, but it keeps what is not a number.
+                *v = if *v < 0.0 { 0.0 } else { *v };
+            }
+        }
+        let ([rows, columns], step) = (g.size(), g.step());
+        for (i, image) in self
+            .y
+            .chunks_exact_mut(g.outputs * rows * columns)
+            .enumerate()
+        {
+            for (output, plane) in image.chunks_exact_mut(rows * columns).enumerate() {
+                let result = &result[output * length + i * step..];
+                for (y, row) in plane.chunks_exact_mut(columns).enumerate() {
+                    row.copy_from_slice(&result[y * g.columns()..][..columns]);
+                }
+            }
+        }
+    }
+}
+
+/// What a forward pass keeps for the backward pass.
+#[derive(Debug)]
+struct Kept {
+    geometry: Geometry,
+    /// Of all groups.
+    planes: Buffer,
+    /// Which results were above zero, as they lie behind each other in a group's planes.
+    active: Vec<bool>,
+}
+
+impl Kept {
+    /// The gradients of input (if wanted), filters and bias, given that of the result.
     fn backward(
         &self,
-        x: &[f32],
         weight: &[f32],
-        active: &[bool],
         dy: &[f32],
         x_wanted: bool,
     ) -> (Option<Vec<f32>>, Vec<f32>, Vec<f32>) {
-        let (arch, shifts) = (Arch::new(), self.shifts());
-        let backward_filters = x_wanted.then(|| self.backward_filters(weight));
-        let per_group = self.group * self.outputs * self.pixels();
-        let mut dx = vec![0.0; if x_wanted { x.len() } else { 0 }];
+        let (g, arch) = (&self.geometry, Arch::new());
+        let shifts = g.shifts();
+        let backward_filters = x_wanted.then(|| g.backward_filters(weight));
+        let per_image = g.outputs * g.pixels();
+        let mut dx = vec![
+            0.0;
+            if x_wanted {
+                dy.len() / per_image * g.image()
+            } else {
+                0
+            }
+        ];
         let mut dx_chunks: Vec<Option<&mut [f32]>> = match x_wanted {
-            true => dx.chunks_mut(self.group * self.image()).map(Some).collect(),
-            false => (0..dy.len().div_ceil(per_group)).map(|_| None).collect(),
+            true => dx.chunks_mut(g.group * g.image()).map(Some).collect(),
+            false => self.planes.chunks(g.all_planes()).map(|_| None).collect(),
         };
         let sums: Vec<(Vec<f32>, Vec<f32>)> = dx_chunks
             .par_iter_mut()
-            .zip(x.par_chunks(self.group * self.image()))
-            .zip(active.par_chunks(per_group))
-            .zip(dy.par_chunks(per_group))
-            .map(|(((dx, images), active), dy)| {
-                let mut dbias = vec![0.0; self.outputs];
-                let all = self.outputs.next_multiple_of(ROWS) * self.frame() + LANES;
-                let mut frames = Buffer::zeroed(all);
-                let [rows, columns] = self.size();
-                let dy = dy.chunks_exact(columns);
-                for (i, (dy, active)) in dy.zip(active.chunks_exact(columns)).enumerate() {
-                    let (image, output, row) =
-                        (i / rows / self.outputs, i / rows % self.outputs, i % rows);
-                    let at = image * self.step() + row * self.columns();
-                    let frame = &mut frames[output * self.frame() + self.lead() + at..];
-                    for (to, (dy, active)) in frame.iter_mut().zip(dy.iter().zip(active)) {
-                        *to = if *active { *dy } else { 0.0 };
-                    }
-                    dbias[output] += frame[..columns].iter().sum::<f32>();
-                }
-                let mut dweight = vec![0.0; weight.len()];
-                let planes = arch.dispatch(Split(self, images));
-                let count = images.len() / self.image();
-                arch.dispatch(Gradient {
-                    rows: &frames[self.lead()..],
-                    apart: self.frame(),
+            .zip(self.planes.par_chunks(g.all_planes()))
+            .zip(self.active.par_chunks(g.results(g.group)))
+            .zip(dy.par_chunks(g.group * per_image))
+            .map(|(((dx, planes), active), dy)| {
+                arch.dispatch(GroupBackward {
+                    geometry: g,
                     shifts: &shifts,
-                    planes: &planes,
-                    length: self.length(count),
-                    result: &mut dweight,
-                });
-                if let (Some(dx), Some((filters, shifts))) = (dx, &backward_filters) {
-                    let length = (count * self.step()).next_multiple_of(LANES);
-                    let mut result = Buffer::take(self.planes() * length);
-                    arch.dispatch(Product {
-                        filters,
-                        shifts,
-                        planes: &frames,
-                        length,
-                        result: &mut result,
-                    });
-                    arch.dispatch(|| self.join(&result, length, dx));
-                }
-                (dweight, dbias)
+                    planes,
+                    active,
+                    dy,
+                    dx: dx.as_deref_mut().zip(backward_filters.as_ref()),
+                })
             })
             .collect();
-        let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; self.outputs]);
+        let (mut dweight, mut dbias) = (vec![0.0; weight.len()], vec![0.0; g.outputs]);
         for (weight, bias) in &sums {
             dweight.iter_mut().zip(weight).for_each(|(s, v)| *s += v);
             dbias.iter_mut().zip(bias).for_each(|(s, v)| *s += v);
@@ -319,15 +396,73 @@ impl Geometry {
     }
 }
 
-/// [`Geometry::split`], compiled for the processor's vectors: a closure of its size would not be.
-struct Split<'a>(&'a Geometry, &'a [f32]);
+/// The backward pass of a group of images; the gradients of filters and bias come back.
+struct GroupBackward<'a> {
+    geometry: &'a Geometry,
+    shifts: &'a [usize],
+    planes: &'a [f32],
+    active: &'a [bool],
+    dy: &'a [f32],
+    /// The gradient of the input, if it is wanted, and [`Geometry::backward_filters`].
+    dx: Option<(&'a mut [f32], &'a (Vec<[f32; ROWS]>, Vec<usize>))>,
+}
 
-impl WithSimd for Split<'_> {
-    type Output = Buffer;
+impl WithSimd for GroupBackward<'_> {
+    type Output = (Vec<f32>, Vec<f32>);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Buffer {
-        self.0.split(self.1)
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let g = self.geometry;
+        let ([rows, columns], step) = (g.size(), g.step());
+        let images = self.dy.len() / (g.outputs * rows * columns);
+        let (length, lead) = (g.length(images), g.lead());
+        let mut frames = Buffer::zeroed(g.outputs.next_multiple_of(ROWS) * g.frame() + LANES);
+        for (i, image) in self.dy.chunks_exact(g.outputs * rows * columns).enumerate() {
+            for (output, plane) in image.chunks_exact(rows * columns).enumerate() {
+                let frame = &mut frames[output * g.frame() + lead + i * step..];
+                for (y, row) in plane.chunks_exact(columns).enumerate() {
+                    frame[y * g.columns()..][..columns].copy_from_slice(row);
+                }
+            }
+        }
+        let mut dbias = vec![0.0; g.outputs];
+        for (output, active) in self.active.chunks_exact(length).take(g.outputs).enumerate() {
+            let frame = &mut frames[output * g.frame() + lead..][..length];
+            for (dy, active) in frame.iter_mut().zip(active) {
+                *dy = if *active { *dy } else { 0.0 };
+            }
+            let mut sums = [0.0; LANES];
+            for run in frame.as_chunks::<LANES>().0 {
+                for i in 0..LANES {
+                    sums[i] += run[i];
+                }
+            }
+            dbias[output] = sums.iter().sum();
+        }
+        let mut dweight = vec![0.0; g.outputs * g.filter()];
+        let gradient = Gradient {
+            rows: &frames[lead..],
+            apart: g.frame(),
+            shifts: self.shifts,
+            planes: self.planes,
+            length,
+            result: &mut dweight,
+        };
+        gradient.with_simd(simd);
+        if let Some((dx, (filters, shifts))) = self.dx {
+            let length = (images * step).next_multiple_of(LANES);
+            let mut result = Buffer::take(g.planes() * length);
+            let product = Product {
+                filters,
+                shifts,
+                planes: &frames,
+                length,
+                result: &mut result,
+            };
+            product.with_simd(simd);
+            g.join(&result, length, dx);
+        }
+        (dweight, dbias)
     }
 }
 
@@ -373,18 +508,14 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
                 let (saved, device) = ops.state;
                 let dy = data::<B>(grads.consume::<B>(&ops.node));
                 let x_wanted = ops.parents[0].is_some();
-                let g = saved.geometry;
-                let (dx, dweight, dbias) = g.backward(
-                    floats(&saved.x),
-                    floats(&saved.weight),
-                    &saved.active,
-                    floats(&dy),
-                    x_wanted,
-                );
+                let (dx, dweight, dbias) =
+                    saved
+                        .kept
+                        .backward(floats(&saved.weight), floats(&dy), x_wanted);
                 let all = [
-                    (dx, saved.x.shape().to_vec()),
+                    (dx, saved.shape.clone()),
                     (Some(dweight), saved.weight.shape().to_vec()),
-                    (Some(dbias), vec![g.outputs]),
+                    (Some(dbias), vec![saved.kept.geometry.outputs]),
                 ];
                 for (parent, (gradient, shape)) in ops.parents.into_iter().zip(all) {
                     if let (Some(node), Some(gradient)) = (parent, gradient) {
@@ -413,13 +544,13 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
     }
 }
 
-/// What a forward pass keeps for the backward pass.
+/// What a forward pass keeps, and the filters.
 #[derive(Debug)]
 struct Saved {
-    geometry: Geometry,
-    x: TensorData,
+    kept: Kept,
+    /// Of the input.
+    shape: Vec<usize>,
     weight: TensorData,
-    active: Vec<bool>,
 }
 
 /// Runs the kernel on a backend's tensors.
@@ -429,18 +560,16 @@ fn run<B: Backend>(
     bias: FloatTensor<B>,
     stride: usize,
 ) -> (FloatTensor<B>, Saved) {
-    let device = x.device();
-    let batch = x.shape()[0];
+    let (device, shape) = (x.device(), x.shape().to_vec());
     let (x, weight, bias) = (data::<B>(x), data::<B>(weight), data::<B>(bias));
-    let geometry = Geometry::new(x.shape().as_slice(), weight.shape().as_slice(), stride);
-    let (y, active) = geometry.forward(floats(&x), floats(&weight), floats(&bias));
+    let geometry = Geometry::new(&shape, weight.shape().as_slice(), stride);
+    let (y, kept) = geometry.forward(floats(&x), floats(&weight), floats(&bias));
     let [rows, columns] = geometry.size();
-    let shape = vec![batch, geometry.outputs, rows, columns];
+    let y = tensor::<B>(y, vec![shape[0], geometry.outputs, rows, columns], &device);
     let saved = Saved {
-        geometry,
-        x,
+        kept,
+        shape,
         weight,
-        active,
     };
-    (tensor::<B>(y, shape, &device), saved)
+    (y, saved)
 }
