@@ -23,6 +23,9 @@ use super::planes::{Gradient, LANES, Product, ROWS, pack};
 /// a core's cache.
 const IMAGES_AT_A_TIME: usize = 4;
 
+/// Filters as [`pack`] lays them out, and the shifts of the planes that their floats are multiplied with.
+type Filters = (Vec<[f32; ROWS]>, Vec<usize>);
+
 /// Sizes of a convolution.
 ///
 /// A group of images is laid out as planes, `[inputs][stride][stride][group][…]`, in which the images follow each other.
@@ -183,10 +186,11 @@ impl Geometry {
 
     /// The convolution, and ReLU; also, what the backward pass needs.
     fn forward(self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Kept) {
-        let (arch, shifts) = (Arch::new(), self.shifts());
+        let arch = Arch::new();
         let filters = pack(self.outputs, self.filter(), |row, k| {
             weight[row * self.filter() + k]
         });
+        let filters = (filters, self.shifts());
         let images = x.len() / self.image();
         let groups = images.div_ceil(self.group);
         let (per_image, results) = (self.outputs * self.pixels(), self.results(self.group));
@@ -201,7 +205,6 @@ impl Geometry {
                 arch.dispatch(GroupForward {
                     geometry: &self,
                     filters: &filters,
-                    shifts: &shifts,
                     bias,
                     images,
                     planes,
@@ -233,7 +236,7 @@ impl Geometry {
     }
 
     /// The filters that make the gradients of the planes from such frames, and where in them each float of a filter begins.
-    fn backward_filters(&self, weight: &[f32]) -> (Vec<[f32; ROWS]>, Vec<usize>) {
+    fn backward_filters(&self, weight: &[f32]) -> Filters {
         let (s, reach) = (self.stride, self.side.div_ceil(self.stride));
         let places = reach * reach;
         let filters = pack(self.planes(), self.outputs * places, |plane, k| {
@@ -280,8 +283,7 @@ fn join_row<const STRIDE: usize>(planes: &[f32], apart: usize, row: &mut [f32]) 
 /// this size would not be.
 struct GroupForward<'a> {
     geometry: &'a Geometry,
-    filters: &'a [[f32; ROWS]],
-    shifts: &'a [usize],
+    filters: &'a Filters,
     bias: &'a [f32],
     images: &'a [f32],
     /// What comes of it: [`Geometry::all_planes`],
@@ -302,8 +304,8 @@ impl WithSimd for GroupForward<'_> {
         let length = g.length(self.images.len() / g.image());
         let mut result = Buffer::take(g.outputs * length);
         let product = Product {
-            filters: self.filters,
-            shifts: self.shifts,
+            filters: &self.filters.0,
+            shifts: &self.filters.1,
             planes: self.planes,
             length,
             result: &mut result,
@@ -404,7 +406,7 @@ struct GroupBackward<'a> {
     active: &'a [bool],
     dy: &'a [f32],
     /// The gradient of the input, if it is wanted, and [`Geometry::backward_filters`].
-    dx: Option<(&'a mut [f32], &'a (Vec<[f32; ROWS]>, Vec<usize>))>,
+    dx: Option<(&'a mut [f32], &'a Filters)>,
 }
 
 impl WithSimd for GroupBackward<'_> {

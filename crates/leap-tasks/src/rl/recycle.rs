@@ -41,3 +41,31 @@ impl Drop for Lent {
         idle.push(floats);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn memory_comes_back_with_the_last_tensor() {
+        let (memory, device) = (Recycler::default(), Device::flex());
+        let floats: Vec<f32> = (0..600).map(|i| i as f32).collect();
+        let place = floats.as_ptr();
+        let tensor = Tensor::<2>::from_data(memory.data(floats, [20, 30]), &device);
+        let copy = tensor.clone();
+        drop(tensor);
+        assert_eq!(
+            memory.take().capacity(),
+            0,
+            "a tensor is still looking at it"
+        );
+        assert_eq!(copy.clone().sum().into_scalar::<f32>(), 179_700.0);
+        // What is changed is a copy.
+        let changed = copy + 1.0;
+        assert_eq!(changed.sum().into_scalar::<f32>(), 180_300.0);
+        let back = memory.take();
+        assert_eq!((back.as_ptr(), back.len()), (place, 0));
+    }
+}
