@@ -220,7 +220,7 @@ impl Geometry {
         (y, kept)
     }
 
-    /// Results of so many images, with what lies between them.
+    /// Results of all filters for so many images, with what lies between rows.
     fn results(&self, images: usize) -> usize {
         self.outputs * self.length(images)
     }
@@ -279,18 +279,18 @@ fn join_row<const STRIDE: usize>(planes: &[f32], apart: usize, row: &mut [f32]) 
     }
 }
 
-/// The forward pass of a group of images. In a function with vectors all of it is compiled for them, which a closure of
+/// The forward pass of a group of images. All of `with_simd` is compiled for the processor's vectors, which a closure of
 /// this size would not be.
 struct GroupForward<'a> {
     geometry: &'a Geometry,
     filters: &'a Filters,
     bias: &'a [f32],
     images: &'a [f32],
-    /// What comes of it: [`Geometry::all_planes`],
+    /// Receives the images' planes: [`Geometry::all_planes`] floats.
     planes: &'a mut [f32],
-    /// which results are above zero,
+    /// Receives which results are above zero: [`Geometry::results`] flags.
     active: &'a mut [bool],
-    /// and the results.
+    /// Receives the results of the group's images.
     y: &'a mut [f32],
 }
 
