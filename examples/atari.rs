@@ -9,15 +9,20 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, ensure};
+use burn::module::ParamGroup;
+use burn::optim::AdamConfig;
+use burn::tensor::Device;
 use clap::Parser;
-use leap_core::{Leap, Norm};
-use leap_examples::{Acting, ActingArgs, Budget, Heads, Optimizer, end};
-use leap_models::ActorCriticConfig;
+use leap_core::{MetaTrainer, Method, TaskError};
+use leap_lab::{Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption};
+use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
+use leap_tasks::rl::{A2cConfig, A2cTasks, EnvFamily, Picture};
+use serde_json::{Value, json};
 
 /// Meta-learning on Atari: each task is a game. The defaults are the paper's, but for its 16 games a meta-batch, its 5 million
 /// steps a game and its 100 meta-steps, which are weeks of training.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 struct Args {
     /// Set up the virtual environment with the Arcade Learning Environment (`$VIRTUAL_ENV`, or else .venv), and end
     #[arg(long)]
@@ -40,8 +45,64 @@ struct Args {
     /// Threads that play the copies of a game [default: one for each core]
     #[arg(long, default_value_t = 0)]
     play_threads: usize,
+    /// Seeds of all that is random
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    seeds: Vec<u64>,
+    /// Meta-learners: leap, leap-energy, reptile, fomaml. Learning from scratch is always there
+    #[arg(
+        long,
+        alias = "method",
+        value_delimiter = ',',
+        default_value = "leap-energy"
+    )]
+    methods: Vec<Method>,
+    /// Meta-steps; without any, held-out games are learned from scratch alone
+    #[arg(long, default_value_t = 2)]
+    meta_steps: usize,
+    /// Games in a meta-batch
+    #[arg(long, default_value_t = 2)]
+    meta_batch: usize,
+    /// Environment steps that a game is learned for
+    #[arg(long, default_value_t = 100_000)]
+    env_steps: usize,
+    /// Environment steps that a held-out game is learned for [default: as many]
+    #[arg(long)]
+    held_out_env_steps: Option<usize>,
+    /// Copies of a game side by side
+    #[arg(long, default_value_t = 32)]
+    envs: usize,
+    /// Steps in each copy before the model is trained on them
+    #[arg(long, default_value_t = 5)]
+    unroll: usize,
+    /// What a reward counts a step later
+    #[arg(long, default_value_t = 0.99)]
+    discount: f64,
+    /// Weight of the policy's entropy
+    #[arg(long, default_value_t = 0.01)]
+    entropy: f64,
+    /// Weight of the value's squared error
+    #[arg(long, default_value_t = 0.5)]
+    value_loss: f64,
+    /// Rewards that are learned from are cut off at ± this
+    #[arg(long, default_value_t = 5.0)]
+    reward_clip: f64,
+    /// Learning rate of the tasks, which RMSProp trains
+    #[arg(long, default_value_t = 1e-4)]
+    task_lr: f64,
+    /// Learning rate of meta-training, by Adam
+    #[arg(long, default_value_t = 1e-3)]
+    meta_lr: f64,
+    /// Policy and value are meta-learned with the encoder; all games need the same actions then
+    #[arg(long)]
+    shared_heads: bool,
+    /// A score that counts as learned: how many steps it takes is reported
+    #[arg(long)]
+    target: Option<f64>,
+    /// Save within a task after every so many environment steps
+    #[arg(long, default_value_t = 50_000)]
+    checkpoint_env_steps: usize,
     #[command(flatten)]
-    acting: ActingArgs,
+    options: RunOptions,
 }
 
 fn main() -> ExitCode {
@@ -56,11 +117,17 @@ fn run(args: &Args) -> Result<()> {
         println!("{} has the Arcade Learning Environment", venv.display());
         return Ok(());
     }
+    ensure!(args.stack > 0, "--stack must be at least 1");
+    ensure!(!args.held_out.is_empty(), "--held-out needs a game");
+    ensure!(
+        args.envs > 0 && args.unroll > 0 && args.meta_batch > 0 && args.checkpoint_env_steps > 0,
+        "--envs, --unroll, --meta-batch and --checkpoint-env-steps must be above 0"
+    );
+    ensure!(args.reward_clip > 0.0, "--reward-clip must be above 0");
     let config = AtariConfig::new()
         .with_colour(args.colour)
         .with_stack(args.stack)
         .with_threads(args.play_threads);
-    ensure!(args.stack > 0, "--stack must be at least 1");
     let all = AtariGames::all(&venv, config.clone()).map_err(|e| anyhow!(e))?;
     if args.list {
         for (name, actions) in all.names().zip(all.actions()) {
@@ -74,28 +141,112 @@ fn run(args: &Args) -> Result<()> {
         names => named(names)?,
     };
     let held_out = named(&args.held_out)?;
-    ensure!(!args.held_out.is_empty(), "--held-out needs a game");
-    let channels = args.stack * if args.colour { 3 } else { 1 };
-    let experiment = Acting {
-        title: "Atari".into(),
-        model: ActorCriticConfig::atari(channels, 6),
+    let a2c = A2cConfig::new()
+        .with_envs(args.envs)
+        .with_unroll(args.unroll)
+        .with_discount(args.discount)
+        .with_entropy(args.entropy)
+        .with_value_loss(args.value_loss)
+        .with_reward_clip(Some(args.reward_clip));
+    let steps = |env_steps: usize| (env_steps / a2c.env_steps()).max(2);
+    let experiment = Atari {
+        task_steps: steps(args.env_steps),
+        held_out_steps: steps(args.held_out_env_steps.unwrap_or(args.env_steps)),
         shown: held_out.clone().with_config(config.with_screen(true)),
+        model: ActorCriticConfig::atari(args.stack * if args.colour { 3 } else { 1 }, 6),
+        args: args.clone(),
+        a2c: a2c.clone(),
         train,
         held_out,
-        budget: Budget {
-            method: Leap::new().with_norm(Norm::Energy).into(),
-            heads: Heads::Own,
-            task_optimizer: Optimizer::RmsProp,
-            meta_steps: 2,
-            meta_batch: 2,
-            env_steps: 100_000,
-            envs: 32,
-            task_lr: 1e-4,
-            meta_lr: 1e-3,
-            target: None,
-            checkpoint_env_steps: 50_000,
-        },
-        frame: 60,
     };
-    experiment.run(&args.acting, "runs/atari")
+    Sweep::new("Atari", "runs/atari")
+        .with_methods(&args.methods)
+        .with_seeds(args.seeds.iter().copied())
+        .with_meta_steps(args.meta_steps)
+        .with_checkpoint_every(1)
+        .with_task_checkpoints(steps(args.checkpoint_env_steps))
+        .with_path_pictures(0)
+        .with_models()
+        .with_target(args.target)
+        .with_options(args.options.clone())
+        .with_stop(interruption()?)
+        .run(&experiment)?;
+    Ok(())
+}
+
+struct Atari {
+    args: Args,
+    model: ActorCriticConfig,
+    a2c: A2cConfig,
+    task_steps: usize,
+    held_out_steps: usize,
+    train: AtariGames,
+    held_out: AtariGames,
+    /// The held-out games, to be looked at.
+    shown: AtariGames,
+}
+
+impl Experiment for Atari {
+    type Model = ActorCriticNet;
+    type Learner = Method;
+    type Train = A2cTasks<AtariGames>;
+    type HeldOut = A2cTasks<AtariGames>;
+
+    fn settings(&self) -> Value {
+        let names = |games: &AtariGames| Vec::from_iter((0..games.len()).map(|i| games.name(i)));
+        json!({
+            "train": names(&self.train),
+            "held_out": names(&self.held_out),
+            "meta_batch": self.args.meta_batch,
+            "task_steps": self.task_steps,
+            "held_out_steps": self.held_out_steps,
+            "a2c": self.a2c,
+            "task_lr": self.args.task_lr,
+            "meta_lr": self.args.meta_lr,
+            "shared_heads": self.args.shared_heads,
+            "colour": self.args.colour,
+            "stack": self.args.stack,
+            "model": self.model,
+        })
+    }
+
+    fn model(&self, _run: &Run, device: &Device) -> Result<ActorCriticNet, TaskError> {
+        Ok(self.model.init(device)?)
+    }
+
+    fn train(&self, _run: &Run) -> Result<A2cTasks<AtariGames>, TaskError> {
+        Ok(self.a2c.tasks(self.train.clone()))
+    }
+
+    fn held_out(&self, _run: &Run) -> Result<A2cTasks<AtariGames>, TaskError> {
+        Ok(self.a2c.tasks(self.held_out.clone()))
+    }
+
+    fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
+        Ok(MetaTrainer::new(run.method()?)
+            .with_meta_batch_size(self.args.meta_batch)
+            .with_task_steps(self.held_out_steps)
+            .with_task_optimizer(A2cConfig::optimizer().0, self.args.task_lr)
+            .with_meta_optimizer(AdamConfig::new().init(), self.args.meta_lr)
+            .with_shared(match self.args.shared_heads {
+                true => ParamGroup::all(),
+                false => ParamGroup::from_predicate("encoder"),
+            }))
+    }
+
+    fn meta_train(&self, session: &Session<Self>) -> Result<ActorCriticNet, Error> {
+        let trainer = session.trainer()?.with_task_steps(self.task_steps);
+        session.meta_train(trainer, session.scratch()?, &self.train(session.run())?)
+    }
+
+    fn record(&self, run: &Run, model: &ActorCriticNet) -> Result<Option<Vec<u8>>, TaskError> {
+        let shown = self.a2c.tasks(self.shown.clone());
+        let (pictures, _) = shown.record(model, 0, 500, run.seed)?;
+        let pictures: Result<Vec<_>, _> = pictures.iter().map(Picture::rasterize).collect();
+        Ok(Some(animate(pictures?, 60)?))
+    }
+
+    fn unit(&self) -> (String, usize) {
+        ("environment steps".into(), self.a2c.env_steps())
+    }
 }

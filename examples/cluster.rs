@@ -20,7 +20,7 @@ use leap_core::{
     Checkpoints, Cluster, Error, Lanes, Leap, MetaTrainer, MpiCluster, ParamSpace, Summation,
     redraw, run_rng,
 };
-use leap_examples::end;
+use leap_lab::end;
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 

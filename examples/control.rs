@@ -9,15 +9,22 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use burn::module::ParamGroup;
 use burn::nn::activation::ActivationConfig;
+use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
+use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::Leap;
-use leap_examples::{Acting, ActingArgs, Budget, Heads, Optimizer, end};
-use leap_models::{ActorCriticConfig, ConvLayer};
-use leap_tasks::rl::{Acrobots, CartPoles, Catches, MountainCars};
+use leap_core::{MetaTrainer, Method, TaskError};
+use leap_lab::{Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption};
+use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
+use leap_tasks::rl::{
+    A2cConfig, A2cTasks, Acrobots, CartPoles, Catches, Draw, EnvFamily, MountainCars, Picture,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 /// Meta-learning of control: each task is an environment with its own physics, or its own looks.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 struct Args {
     /// Environments
     #[arg(long, value_enum, default_value_t = Family::CartPole)]
@@ -25,8 +32,66 @@ struct Args {
     /// Environments held out for the test
     #[arg(long, default_value_t = 5)]
     held_out: usize,
+    /// Seeds of all that is random
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    seeds: Vec<u64>,
+    /// Meta-learners: leap, leap-energy, reptile, fomaml. Learning from scratch is always there
+    #[arg(long, alias = "method", value_delimiter = ',', default_value = "leap")]
+    methods: Vec<Method>,
+    /// Meta-steps; without any, held-out environments are learned from scratch alone [default: 60; catch: 20]
+    #[arg(long)]
+    meta_steps: Option<usize>,
+    /// Environments in a meta-batch
+    #[arg(long, default_value_t = 8)]
+    meta_batch: usize,
+    /// Environment steps that an environment is learned for [default: 60,000; catch: 100,000]
+    #[arg(long)]
+    env_steps: Option<usize>,
+    /// Environment steps that a held-out environment is learned for [default: as many]
+    #[arg(long)]
+    held_out_env_steps: Option<usize>,
+    /// Copies of an environment side by side [default: 16; catch: 8]
+    #[arg(long)]
+    envs: Option<usize>,
+    /// Steps in each copy before the model is trained on them
+    #[arg(long, default_value_t = 5)]
+    unroll: usize,
+    /// What a reward counts a step later
+    #[arg(long, default_value_t = 0.99)]
+    discount: f64,
+    /// Weight of the policy's entropy
+    #[arg(long, default_value_t = 0.01)]
+    entropy: f64,
+    /// Weight of the value's squared error
+    #[arg(long, default_value_t = 0.5)]
+    value_loss: f64,
+    /// Rewards that are learned from are cut off at ± this
+    #[arg(long, default_value_t = 5.0)]
+    reward_clip: f64,
+    /// Optimizer of the tasks [default: rms-prop; catch: adam]
+    #[arg(long, value_enum)]
+    task_optimizer: Option<Optimizer>,
+    /// Learning rate of the tasks [default: 3e-3; catch: 1e-3]
+    #[arg(long)]
+    task_lr: Option<f64>,
+    /// Optimizer of meta-training
+    #[arg(long, value_enum, default_value_t = Optimizer::Adam)]
+    meta_optimizer: Optimizer,
+    /// Learning rate of meta-training [default: 1e-2; catch: 5e-3]
+    #[arg(long)]
+    meta_lr: Option<f64>,
+    /// Whether policy and value are meta-learned with the encoder, or each task's own, drawn anew [default: shared; catch:
+    /// own, as left and right may be exchanged there]
+    #[arg(long, value_enum)]
+    heads: Option<Heads>,
+    /// A score that counts as learned: how many steps it takes is reported [default: 195 for carts, 0.8 for catch, -150]
+    #[arg(long)]
+    target: Option<f64>,
+    /// Save within a task after every so many environment steps
+    #[arg(long, default_value_t = 20_000)]
+    checkpoint_env_steps: usize,
     #[command(flatten)]
-    acting: ActingArgs,
+    options: RunOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -41,6 +106,29 @@ enum Family {
     Catch,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
+enum Heads {
+    Shared,
+    Own,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ValueEnum)]
+enum Optimizer {
+    Sgd,
+    Adam,
+    RmsProp,
+}
+
+impl Optimizer {
+    fn init(self) -> ModuleOptimizer {
+        match self {
+            Self::Sgd => SgdConfig::new().init(),
+            Self::Adam => AdamConfig::new().init(),
+            Self::RmsProp => A2cConfig::optimizer().0,
+        }
+    }
+}
+
 /// Held-out environments are drawn from another seed than those to meta-train on.
 const TRAIN: u64 = 0;
 const HELD_OUT: u64 = 1;
@@ -51,98 +139,202 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    ensure!(args.held_out > 0, "--held-out must be at least 1");
     let mlp = |features, actions| {
         ActorCriticConfig::new(vec![features], actions).with_activation(ActivationConfig::Tanh)
     };
-    let budget = Budget {
-        method: Leap::new().into(),
-        heads: Heads::Shared,
-        task_optimizer: Optimizer::RmsProp,
-        meta_steps: 60,
-        meta_batch: 8,
-        env_steps: 60_000,
-        envs: 16,
-        task_lr: 3e-3,
-        meta_lr: 1e-2,
-        target: None,
-        checkpoint_env_steps: 20_000,
-    };
-    /// One experiment for each family, which are of different types.
-    macro_rules! experiment {
-        ($family:ty, $title:literal, $model:expr, $budget:expr, $frame:literal) => {{
-            let held_out = <$family>::new()
-                .with_environments(args.held_out)
-                .with_seed(HELD_OUT);
-            let experiment = Acting {
-                title: $title.into(),
-                train: <$family>::new().with_seed(TRAIN),
-                shown: held_out.clone(),
-                held_out,
-                model: $model,
-                budget: $budget,
-                frame: $frame,
-            };
-            let name = args
-                .family
-                .to_possible_value()
-                .expect("no family is hidden");
-            experiment.run(&args.acting, &format!("runs/{}", name.get_name()))
+    let catch = ActorCriticConfig::new(vec![1, 10, 10], 3)
+        .with_convolutions(vec![
+            ConvLayer::new(8, 3),
+            ConvLayer::new(16, 3).with_stride(2),
+        ])
+        .with_hidden(vec![64]);
+    /// Its environments to meta-train on, and those that are held out.
+    macro_rules! family {
+        ($family:ty) => {{
+            let held_out = <$family>::new().with_environments(args.held_out);
+            (
+                <$family>::new().with_seed(TRAIN),
+                held_out.with_seed(HELD_OUT),
+            )
         }};
     }
+    // Title, where the results go, and for how long a picture of a recorded episode is shown, in milliseconds.
     match args.family {
-        Family::CartPole => experiment!(
-            CartPoles,
-            "Carts and poles",
+        Family::CartPole => learn(
+            args,
+            family!(CartPoles),
             mlp(4, 2),
-            Budget {
-                target: Some(195.0),
-                ..budget
-            },
-            20
+            ("Carts and poles", "cart-pole", 20),
         ),
-        Family::Acrobot => experiment!(
-            Acrobots,
-            "Acrobots",
+        Family::Acrobot => learn(
+            args,
+            family!(Acrobots),
             mlp(6, 3),
-            Budget {
-                target: Some(-150.0),
-                ..budget
-            },
-            60
+            ("Acrobots", "acrobot", 60),
         ),
-        Family::MountainCar => experiment!(
-            MountainCars,
-            "Cars in a valley",
-            mlp(2, 3),
-            Budget {
-                target: Some(-150.0),
-                ..budget
-            },
-            30
-        ),
-        Family::Catch => experiment!(
-            Catches,
-            "Catch",
-            ActorCriticConfig::new(vec![1, 10, 10], 3)
-                .with_convolutions(vec![
-                    ConvLayer::new(8, 3),
-                    ConvLayer::new(16, 3).with_stride(2),
-                ])
-                .with_hidden(vec![64]),
-            // Left and right may be exchanged, so that a policy is the task's own.
-            Budget {
-                heads: Heads::Own,
-                task_optimizer: Optimizer::Adam,
-                meta_steps: 20,
-                env_steps: 100_000,
-                envs: 8,
-                task_lr: 1e-3,
-                meta_lr: 5e-3,
-                target: Some(0.8),
-                ..budget
-            },
-            120
-        ),
+        Family::MountainCar => {
+            let names = ("Cars in a valley", "mountain-car", 30);
+            learn(args, family!(MountainCars), mlp(2, 3), names)
+        }
+        Family::Catch => learn(args, family!(Catches), catch, ("Catch", "catch", 120)),
+    }
+}
+
+fn learn<F: EnvFamily<Env: Draw> + Clone>(
+    args: &Args,
+    (train, held_out): (F, F),
+    model: ActorCriticConfig,
+    (title, name, milliseconds): (&str, &str, u64),
+) -> Result<()> {
+    let or = |given: Option<usize>, usual, catch| {
+        given.unwrap_or(if args.family == Family::Catch {
+            catch
+        } else {
+            usual
+        })
+    };
+    ensure!(args.held_out > 0, "--held-out must be at least 1");
+    let envs = or(args.envs, 16, 8);
+    ensure!(
+        envs > 0 && args.unroll > 0 && args.meta_batch > 0 && args.checkpoint_env_steps > 0,
+        "--envs, --unroll, --meta-batch and --checkpoint-env-steps must be above 0"
+    );
+    ensure!(args.reward_clip > 0.0, "--reward-clip must be above 0");
+    let a2c = A2cConfig::new()
+        .with_envs(envs)
+        .with_unroll(args.unroll)
+        .with_discount(args.discount)
+        .with_entropy(args.entropy)
+        .with_value_loss(args.value_loss)
+        .with_reward_clip(Some(args.reward_clip));
+    let steps = |env_steps: usize| (env_steps / a2c.env_steps()).max(2);
+    let env_steps = or(args.env_steps, 60_000, 100_000);
+    let target = args.target.unwrap_or(match args.family {
+        Family::CartPole => 195.0,
+        Family::Catch => 0.8,
+        Family::Acrobot | Family::MountainCar => -150.0,
+    });
+    let experiment = Control {
+        args: args.clone(),
+        task_steps: steps(env_steps),
+        held_out_steps: steps(args.held_out_env_steps.unwrap_or(env_steps)),
+        model,
+        a2c: a2c.clone(),
+        train,
+        held_out,
+        milliseconds,
+    };
+    Sweep::new(title, format!("runs/{name}"))
+        .with_methods(&args.methods)
+        .with_seeds(args.seeds.iter().copied())
+        .with_meta_steps(or(args.meta_steps, 60, 20))
+        .with_checkpoint_every(1)
+        .with_task_checkpoints(steps(args.checkpoint_env_steps))
+        .with_path_pictures(0)
+        .with_models()
+        .with_target(Some(target))
+        .with_options(args.options.clone())
+        .with_stop(interruption()?)
+        .run(&experiment)?;
+    Ok(())
+}
+
+struct Control<F> {
+    args: Args,
+    model: ActorCriticConfig,
+    a2c: A2cConfig,
+    task_steps: usize,
+    held_out_steps: usize,
+    train: F,
+    held_out: F,
+    milliseconds: u64,
+}
+
+impl<F> Control<F> {
+    fn heads(&self) -> Heads {
+        self.args.heads.unwrap_or(match self.args.family {
+            Family::Catch => Heads::Own,
+            _ => Heads::Shared,
+        })
+    }
+
+    /// The optimizer of the tasks, their learning rate, and that of meta-training.
+    fn optimizer(&self) -> (Optimizer, f64, f64) {
+        let (optimizer, task_lr, meta_lr) = match self.args.family {
+            Family::Catch => (Optimizer::Adam, 1e-3, 5e-3),
+            _ => (Optimizer::RmsProp, 3e-3, 1e-2),
+        };
+        (
+            self.args.task_optimizer.unwrap_or(optimizer),
+            self.args.task_lr.unwrap_or(task_lr),
+            self.args.meta_lr.unwrap_or(meta_lr),
+        )
+    }
+}
+
+impl<F: EnvFamily<Env: Draw> + Clone> Experiment for Control<F> {
+    type Model = ActorCriticNet;
+    type Learner = Method;
+    type Train = A2cTasks<F>;
+    type HeldOut = A2cTasks<F>;
+
+    fn settings(&self) -> Value {
+        let names = |family: &F| Vec::from_iter((0..family.len().min(30)).map(|i| family.name(i)));
+        let (task_optimizer, task_lr, meta_lr) = self.optimizer();
+        json!({
+            "train": names(&self.train),
+            "held_out": names(&self.held_out),
+            "environments": self.train.len(),
+            "meta_batch": self.args.meta_batch,
+            "task_steps": self.task_steps,
+            "held_out_steps": self.held_out_steps,
+            "a2c": self.a2c,
+            "task_optimizer": task_optimizer,
+            "task_lr": task_lr,
+            "meta_optimizer": self.args.meta_optimizer,
+            "meta_lr": meta_lr,
+            "heads": self.heads(),
+            "model": self.model,
+        })
+    }
+
+    fn model(&self, _run: &Run, device: &Device) -> Result<ActorCriticNet, TaskError> {
+        Ok(self.model.init(device)?)
+    }
+
+    fn train(&self, _run: &Run) -> Result<A2cTasks<F>, TaskError> {
+        Ok(self.a2c.tasks(self.train.clone()))
+    }
+
+    fn held_out(&self, _run: &Run) -> Result<A2cTasks<F>, TaskError> {
+        Ok(self.a2c.tasks(self.held_out.clone()))
+    }
+
+    fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
+        let (optimizer, task_lr, meta_lr) = self.optimizer();
+        Ok(MetaTrainer::new(run.method()?)
+            .with_meta_batch_size(self.args.meta_batch)
+            .with_task_steps(self.held_out_steps)
+            .with_task_optimizer(optimizer.init(), task_lr)
+            .with_meta_optimizer(self.args.meta_optimizer.init(), meta_lr)
+            .with_shared(match self.heads() {
+                Heads::Shared => ParamGroup::all(),
+                Heads::Own => ParamGroup::from_predicate("encoder"),
+            }))
+    }
+
+    fn meta_train(&self, session: &Session<Self>) -> Result<ActorCriticNet, Error> {
+        let trainer = session.trainer()?.with_task_steps(self.task_steps);
+        session.meta_train(trainer, session.scratch()?, &self.train(session.run())?)
+    }
+
+    fn record(&self, run: &Run, model: &ActorCriticNet) -> Result<Option<Vec<u8>>, TaskError> {
+        let (pictures, _) = self.held_out(run)?.record(model, 0, 500, run.seed)?;
+        let pictures: Result<Vec<_>, _> = pictures.iter().map(Picture::rasterize).collect();
+        Ok(Some(animate(pictures?, self.milliseconds)?))
+    }
+
+    fn unit(&self) -> (String, usize) {
+        ("environment steps".into(), self.a2c.env_steps())
     }
 }

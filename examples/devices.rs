@@ -13,7 +13,7 @@ use burn::optim::SgdConfig;
 use burn::tensor::Device;
 use clap::Parser;
 use leap_core::{InnerLoop, Purpose, TaskContext, TaskSeed, TaskSet, task_copy};
-use leap_examples::end;
+use leap_lab::end;
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 

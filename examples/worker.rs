@@ -13,7 +13,7 @@ use burn::server::{
     IrohIdentity, IrohRelays, IrohTransport, RemoteServer, TokenAuthorizer, WebSocketTransport,
 };
 use clap::Parser;
-use leap_examples::end;
+use leap_lab::end;
 use rand::Rng;
 
 /// Lends devices to programs elsewhere, until Ctrl-C.

@@ -102,24 +102,36 @@ fn read(path: PathBuf) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"))
 }
 
+/// What a run measured, without times.
+fn numbers(out: &Path) -> Vec<serde_json::Value> {
+    let rows = read(out.join("results.json"));
+    let mut rows: Vec<serde_json::Value> = serde_json::from_str(&rows).expect("a list");
+    for row in &mut rows {
+        let fields = row.as_object_mut().expect("a row");
+        fields.retain(|name, _| !name.ends_with("seconds"));
+    }
+    rows
+}
+
 #[test]
 fn control_goes_on_in_the_middle_of_tasks() {
     let folder = tempfile::tempdir().expect("a folder");
     let (straight, broken) = (folder.path().join("straight"), folder.path().join("broken"));
     let output = succeed(example("control", &straight, CONTROL));
-    assert!(text(&output.stdout).contains("meta-trained"));
+    assert!(text(&output.stdout).contains("leap-seed-2"));
     let interruptions = interrupt_until_done("control", &broken, CONTROL);
     assert!(interruptions >= 2, "{interruptions} interruptions");
-    let csv = |out: &Path| read(out.join("results.csv"));
-    assert_eq!(csv(&straight), csv(&broken));
-    assert_eq!(csv(&straight).lines().count(), 1 + 2 * 2);
+    assert_eq!(numbers(&straight), numbers(&broken));
+    assert_eq!(numbers(&straight).len(), 2 * 2);
     for out in [&straight, &broken] {
         assert!(!has_tasks(out));
-        let gif = std::fs::read(out.join("seed-1/meta-trained.gif")).expect("a recording");
+        let gif = std::fs::read(out.join("leap-seed-1/episode.gif")).expect("a recording");
         assert_eq!(&gif[..6], b"GIF89a");
         let report = read(out.join("report.html"));
         for seen in [
-            "Learning held-out environments",
+            "Learning held-out tasks: score",
+            "The loss along the path",
+            "reached 195",
             "data:image/gif",
             "Energy of the path",
         ] {
@@ -130,7 +142,7 @@ fn control_goes_on_in_the_middle_of_tasks() {
             assert!(!rest.contains(link), "{link}");
         }
     }
-    let metrics = read(straight.join("seed-1/metrics.jsonl"));
+    let metrics = read(straight.join("leap-seed-1/metrics.jsonl"));
     assert_eq!(metrics.lines().count(), 2);
 }
 
@@ -142,20 +154,19 @@ fn control_without_meta_training_learns_from_scratch_alone() {
     let quick = "--held-out 1 --meta-batch 2 --env-steps 8000 --reward-clip 1 --value-loss 0.25";
     let rows = |flags: &str| {
         succeed(example("control", &out, &format!("{quick} {flags}")));
-        let csv = read(out.join("results.csv"));
-        csv.lines().skip(1).map(String::from).collect::<Vec<_>>()
+        numbers(&out)
     };
     let scratch = rows("--meta-steps 0");
     assert_eq!(scratch.len(), 1);
-    assert!(scratch[0].starts_with("scratch,"));
+    assert_eq!(scratch[0]["method"], "none");
     let both = rows("--meta-steps 1 --resume");
     assert_eq!(both.len(), 2);
-    assert_eq!(both[0], scratch[0]);
-    assert!(both[1].starts_with("meta-trained,"));
+    assert_eq!(both[1], scratch[0]);
+    assert_eq!(both[0]["method"], "leap");
     let config: serde_json::Value =
         serde_json::from_str(&read(out.join("config.json"))).expect("JSON");
-    assert_eq!(config["a2c"]["reward_clip"], 1.0);
-    assert_eq!(config["a2c"]["value_loss"], 0.25);
+    assert_eq!(config["settings"]["a2c"]["reward_clip"], 1.0);
+    assert_eq!(config["settings"]["a2c"]["value_loss"], 0.25);
 }
 
 #[test]
@@ -346,9 +357,9 @@ mod atari {
         let mut again = start(&broken);
         again.arg("--resume");
         succeed(again);
-        let csv = |out: &Path| read(out.join("results.csv"));
-        assert_eq!(csv(&straight), csv(&broken));
-        assert!(straight.join("seed-1/meta-trained-0.safetensors").exists());
+        assert_eq!(numbers(&straight), numbers(&broken));
+        let model = "leap-energy-seed-1/held-out-0.safetensors";
+        assert!(straight.join(model).exists());
     }
 }
 

@@ -45,46 +45,42 @@
 //!
 //! For those who do not, [`MetaTrainer::fit`] does the same in a few lines.
 
-mod adapt;
-mod checkpoint;
-mod cluster;
-mod device;
+mod devices;
 mod error;
-mod lanes;
 mod learners;
-mod meta;
-mod params;
-mod path;
-mod redraw;
-#[cfg(feature = "remote")]
-mod remote;
-mod report;
-mod saved;
+mod saving;
 mod seed;
-mod sum;
-mod task;
-mod train;
+mod space;
+mod tasks;
+mod training;
 
-pub use adapt::{InnerLoop, task_copy};
-pub use checkpoint::Checkpoints;
+pub use devices::cluster::{Cluster, Summation};
+pub use devices::device::{available_devices, describe_device, device, devices, is_cpu};
+pub use devices::lanes::Lanes;
 #[cfg(feature = "mpi")]
-pub use cluster::MpiCluster;
-pub use cluster::{Cluster, Summation};
-pub use device::{available_devices, describe_device, device, devices, is_cpu};
+pub use devices::mpi::MpiCluster;
 pub use error::{Error, TaskError};
-pub use lanes::Lanes;
-pub use learners::{
-    Finetuning, Fomaml, Leap, LeapPath, Maml, Method, NoPretraining, Norm, Pull, Reptile,
-    TaskGradient,
-};
-pub use meta::{Learned, MetaGradient, MetaLearner};
-pub use params::{ParamSpace, ParamVector};
-pub use path::{
-    DeviceFigures, LearningPath, PathFigures, PathMeter, PathTrace, PlanePath, Segment,
-    project_paths,
-};
-pub use redraw::redraw;
-pub use report::{LearningCurve, Report, Summary, TaskReport};
+pub use learners::finetuning::Finetuning;
+pub use learners::fomaml::Fomaml;
+pub use learners::leap::{Leap, LeapPath, Norm, Pull, TaskGradient};
+pub use learners::maml::Maml;
+pub use learners::method::Method;
+pub use learners::no_pretraining::NoPretraining;
+pub use learners::reptile::Reptile;
+pub use saving::checkpoint::Checkpoints;
 pub use seed::{Purpose, TaskRng, TaskSeed, run_rng};
-pub use task::{ActorCritic, HeldOut, Predict, StepLoss, Task, TaskContext, TaskSet};
-pub use train::{MetaRun, MetaTrainer};
+pub use space::copy::task_copy;
+pub use space::figures::{DeviceFigures, PathFigures};
+pub use space::meta_gradient::MetaGradient;
+pub use space::params::{ParamSpace, ParamVector};
+pub use space::path::{LearningPath, PathMeter, Segment};
+pub use space::redraw::redraw;
+pub use space::trace::{PathTrace, PlanePath, project_paths};
+pub use tasks::curve::{Goal, LearningCurve, Reached};
+pub use tasks::monitor::Monitor;
+pub use tasks::report::{Report, Summary, TaskReport, ToScratch};
+pub use tasks::task::{ActorCritic, HeldOut, Predict, StepLoss, Task, TaskContext, TaskSet};
+pub use training::inner::InnerLoop;
+pub use training::learner::{Learned, MetaLearner};
+pub use training::run::MetaRun;
+pub use training::trainer::MetaTrainer;

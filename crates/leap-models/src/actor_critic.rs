@@ -8,7 +8,7 @@ use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use leap_core::ActorCritic;
 
-use crate::ModelError;
+use crate::error::ModelError;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 use crate::ops;
 

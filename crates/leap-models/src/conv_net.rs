@@ -9,7 +9,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use leap_core::Predict;
 
-use crate::ModelError;
+use crate::error::ModelError;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 use crate::ops;
 

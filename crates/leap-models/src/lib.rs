@@ -5,26 +5,15 @@
 
 mod actor_critic;
 mod conv_net;
+mod error;
 mod mlp;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod ops;
 
 pub use actor_critic::{ActingEncoder, ActorCriticConfig, ActorCriticNet, ConvLayer};
 pub use conv_net::{ConvBlock, ConvEncoder, ConvNet, ConvNetConfig};
+pub use error::ModelError;
 pub use mlp::{Mlp, MlpConfig};
-
-/// Settings from which no model can be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct ModelError {
-    reason: String,
-}
-
-impl ModelError {
-    fn new(reason: String) -> Self {
-        Self { reason }
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use leap_core::Predict;
 
-use crate::ModelError;
+use crate::error::ModelError;
 
 /// Settings of an [`Mlp`].
 #[derive(Config, Debug)]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::TaskError;
-use crate::adapt::InnerLoop;
-use crate::meta::{Learned, MetaLearner};
-use crate::params::ParamSpace;
-use crate::task::Task;
+use crate::error::TaskError;
+use crate::space::params::ParamSpace;
+use crate::tasks::task::Task;
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
-use super::Reptile;
+use crate::learners::reptile::Reptile;
 
 /// Finetuning. One body is trained on batches in which all tasks are mixed, with a head for each; a new
 /// task starts from the body, with a new head.

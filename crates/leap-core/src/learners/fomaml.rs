@@ -11,12 +11,13 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::adapt::{InnerLoop, task_copy};
-use crate::meta::{Learned, MetaLearner};
-use crate::params::{ParamSpace, ParamVector};
-use crate::path::{LearningPath, PathMeter};
-use crate::task::Task;
-use crate::{Error, TaskError};
+use crate::error::{Error, TaskError};
+use crate::space::copy::task_copy;
+use crate::space::params::{ParamSpace, ParamVector};
+use crate::space::path::{LearningPath, PathMeter};
+use crate::tasks::task::Task;
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
 /// First-order MAML.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]

@@ -11,13 +11,15 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::{InnerLoop, task_copy};
-use crate::meta::{Learned, MetaLearner};
-use crate::params::{ParamSpace, ParamVector};
-use crate::path::{DeviceFigures, LearningPath, PathMeter, SHORTEST, Segment};
-use crate::sum::LongSum;
-use crate::task::Task;
-use crate::{Error, TaskError};
+use crate::error::{Error, TaskError};
+use crate::space::copy::task_copy;
+use crate::space::figures::DeviceFigures;
+use crate::space::params::{ParamSpace, ParamVector};
+use crate::space::path::{LearningPath, PathMeter, SHORTEST, Segment};
+use crate::space::sum::LongSum;
+use crate::tasks::task::Task;
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
 /// How a path's segments add up to the distance that is minimised.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -130,6 +132,10 @@ impl LearningPath for LeapPath {
         grads: &GradientsParams,
     ) -> Result<(), Error> {
         self.advance(model, loss, grads).map(|_| ())
+    }
+
+    fn newest_length(&self) -> Option<Tensor<1>> {
+        self.meter.newest_length()
     }
 
     fn save(&self) -> Result<Option<Vec<u8>>, Error> {

@@ -11,14 +11,15 @@ use burn::module::{Module, ParamGroup};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-use crate::adapt::{InnerLoop, task_copy};
-use crate::meta::{Learned, MetaLearner};
-use crate::params::{ParamSpace, ParamVector, read_back};
-use crate::path::{LearningPath, PathMeter, SHORTEST};
-use crate::task::{StepLoss, Task};
-use crate::{Error, TaskError};
+use crate::error::{Error, TaskError};
+use crate::space::copy::task_copy;
+use crate::space::params::{ParamSpace, ParamVector, read_back};
+use crate::space::path::{LearningPath, PathMeter, SHORTEST};
+use crate::tasks::task::{StepLoss, Task};
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
-use super::fomaml::query_gradient;
+use crate::learners::fomaml::query_gradient;
 
 /// MAML. A task's meta-gradient is the gradient, with respect to θ⁰, of a [query](Task::query) batch's loss
 /// at θᴷ.

@@ -7,13 +7,17 @@ use std::sync::Arc;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::adapt::InnerLoop;
-use crate::meta::{Learned, MetaLearner};
-use crate::params::ParamSpace;
-use crate::task::Task;
-use crate::{Error, TaskError};
-
-use super::{Finetuning, Fomaml, Leap, Maml, NoPretraining, Norm, Reptile};
+use crate::error::{Error, TaskError};
+use crate::learners::finetuning::Finetuning;
+use crate::learners::fomaml::Fomaml;
+use crate::learners::leap::{Leap, Norm};
+use crate::learners::maml::Maml;
+use crate::learners::no_pretraining::NoPretraining;
+use crate::learners::reptile::Reptile;
+use crate::space::params::ParamSpace;
+use crate::tasks::task::Task;
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
 /// Any of the meta-learners, for comparisons.
 ///
@@ -84,6 +88,12 @@ impl Method {
 impl From<Leap> for Method {
     fn from(leap: Leap) -> Self {
         Self::Leap(leap)
+    }
+}
+
+impl From<Maml> for Method {
+    fn from(maml: Maml) -> Self {
+        Self::Maml(maml)
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::TaskError;
-use crate::adapt::InnerLoop;
-use crate::meta::{Learned, MetaLearner};
-use crate::params::ParamSpace;
-use crate::report::LearningCurve;
-use crate::task::Task;
+use crate::error::TaskError;
+use crate::space::params::ParamSpace;
+use crate::tasks::curve::LearningCurve;
+use crate::tasks::task::Task;
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
 /// No pretraining. The meta-gradient is zero, and tasks are not trained for it: the initialization stays
 /// where it is, at no cost.

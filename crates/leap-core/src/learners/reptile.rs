@@ -7,12 +7,12 @@ use std::sync::Arc;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::TaskError;
-use crate::adapt::InnerLoop;
-use crate::meta::{Learned, MetaLearner};
-use crate::params::ParamSpace;
-use crate::path::PathMeter;
-use crate::task::Task;
+use crate::error::TaskError;
+use crate::space::params::ParamSpace;
+use crate::space::path::PathMeter;
+use crate::tasks::task::Task;
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 
 /// Reptile. A task's meta-gradient is θ⁰ − θᴷ, from where its training ended to the initialization
 /// (algorithm 2 of the paper).

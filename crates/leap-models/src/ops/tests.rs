@@ -9,7 +9,7 @@ use leap_core::run_rng;
 use proptest::prelude::*;
 use rand::Rng;
 
-use crate::{ConvBlock, ConvNetConfig};
+use crate::conv_net::{ConvBlock, ConvNetConfig};
 
 fn devices() -> Vec<Device> {
     ["flex", "ndarray"]

@@ -4,28 +4,12 @@
 
 mod augment;
 mod data;
+mod error;
+mod format;
 mod official;
 mod tasks;
 
-use std::path::{Path, PathBuf};
-
 pub use augment::RandomAffine;
 pub use data::{Alphabet, Character, Drawing, Omniglot};
+pub use error::OmniglotError;
 pub use tasks::{MixedOmniglot, OmniglotSplits, OmniglotTask, OmniglotTasks, OmniglotTasksConfig};
-
-/// Data that cannot be read, or settings that do not suit them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Omniglot: {}: {reason}", place.display())]
-pub struct OmniglotError {
-    place: PathBuf,
-    reason: String,
-}
-
-impl OmniglotError {
-    fn new(place: impl AsRef<Path>, reason: impl Into<String>) -> Self {
-        Self {
-            place: place.as_ref().to_path_buf(),
-            reason: reason.into(),
-        }
-    }
-}

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::OmniglotError;
-use super::data::{Alphabet, Character, Drawing};
+use super::data::{Alphabet, Character, Drawing, LARGEST_SIZE, Omniglot};
+use super::error::OmniglotError;
 
 /// Drawings by alphabet, character and file name, so that their order depends on names alone.
 type Tree = BTreeMap<String, BTreeMap<String, BTreeMap<String, Drawing>>>;
@@ -14,10 +14,25 @@ type Tree = BTreeMap<String, BTreeMap<String, BTreeMap<String, Drawing>>>;
 /// The official images have 1.5 kB at most.
 const LARGEST_IMAGE: u64 = 1 << 24;
 
-pub(super) fn load(
-    paths: &[impl AsRef<Path>],
-    size: usize,
-) -> Result<Vec<Alphabet>, OmniglotError> {
+impl Omniglot {
+    /// Reads official files, zipped (`images_background.zip`, `images_evaluation.zip`) or unpacked,
+    /// and resizes the images to `size` x `size` by nearest neighbour.
+    ///
+    /// # Errors
+    /// [`OmniglotError`] names the file that is missing, damaged or not what it should be.
+    pub fn load(paths: &[impl AsRef<Path>], size: usize) -> Result<Self, OmniglotError> {
+        if !(1..=LARGEST_SIZE).contains(&size) {
+            return Err(OmniglotError::new(
+                "size",
+                format!("images cannot be resized to {size} x {size}"),
+            ));
+        }
+        let alphabets = read(paths, size)?;
+        Ok(Self { size, alphabets })
+    }
+}
+
+fn read(paths: &[impl AsRef<Path>], size: usize) -> Result<Vec<Alphabet>, OmniglotError> {
     let mut tree = Tree::new();
     for path in paths {
         let path = path.as_ref();
@@ -124,7 +139,7 @@ fn some_added(tree: &Tree, before: usize) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Omniglot;
+    use super::Omniglot;
     use std::io::Write;
 
     fn png(size: u32, ink: impl Fn(u32, u32) -> bool) -> Vec<u8> {

@@ -11,8 +11,9 @@ use leap_core::{
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-use super::data::Omniglot;
-use super::{OmniglotError, RandomAffine};
+use super::augment::RandomAffine;
+use super::data::{Character, Omniglot};
+use super::error::OmniglotError;
 
 /// How the alphabets become tasks; the defaults are the paper's.
 #[derive(Config, Debug)]
@@ -85,7 +86,7 @@ impl OmniglotTasksConfig {
         }
         for &i in &order {
             let alphabet = &data.alphabets()[i];
-            let few = |c: &&super::Character| c.drawings.len() <= self.held_out;
+            let few = |c: &&Character| c.drawings.len() <= self.held_out;
             if let Some(character) = alphabet.characters.iter().find(few) {
                 return wrong(format!(
                     "{} / {} has {} drawings: none is left to train on when {} are held out",

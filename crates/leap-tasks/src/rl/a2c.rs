@@ -3,9 +3,7 @@
 //! Mnih, Badia, Mirza, Graves, Lillicrap, Harley, Silver, Kavukcuoglu: "Asynchronous Methods for Deep Reinforcement
 //! Learning", [arXiv 1602.01783](https://arxiv.org/abs/1602.01783), in its synchronous form.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
 
 use burn::config::Config;
 use burn::module::ParamGroup;
@@ -19,8 +17,9 @@ use leap_core::{
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::env::{Ending, EnvFamily, VectorEnv};
+use super::picture::{Draw, Picture};
 use super::recycle::Recycler;
-use super::{Draw, Ending, EnvFamily, Picture, VectorEnv};
 
 /// Advantage actor-critic; the defaults are those of the Leap paper's experiment on Atari.
 ///
@@ -78,7 +77,6 @@ impl A2cConfig {
         A2cTasks {
             family,
             config: self.clone(),
-            monitor: Arc::default(),
         }
     }
 }
@@ -91,33 +89,6 @@ impl A2cConfig {
 pub struct A2cTasks<F> {
     family: F,
     config: A2cConfig,
-    monitor: Arc<Monitor>,
-}
-
-/// What tasks that are being trained have come to, to be looked at from other threads.
-#[derive(Debug, Default)]
-pub struct Monitor {
-    env_steps: AtomicU64,
-    restored: AtomicU64,
-    scores: Mutex<BTreeMap<String, f64>>,
-}
-
-impl Monitor {
-    /// Environment steps so far, of all tasks.
-    pub fn env_steps(&self) -> u64 {
-        self.env_steps.load(Ordering::Relaxed)
-    }
-
-    /// Environment steps of an earlier process, of tasks that went on from there.
-    pub fn restored_env_steps(&self) -> u64 {
-        self.restored.load(Ordering::Relaxed)
-    }
-
-    /// The newest score of each task by its name.
-    pub fn scores(&self) -> BTreeMap<String, f64> {
-        let scores = self.scores.lock().unwrap_or_else(PoisonError::into_inner);
-        scores.clone()
-    }
 }
 
 impl<F> A2cTasks<F> {
@@ -129,17 +100,6 @@ impl<F> A2cTasks<F> {
     /// The settings.
     pub fn config(&self) -> &A2cConfig {
         &self.config
-    }
-
-    /// How the tasks are getting on.
-    pub fn monitor(&self) -> Arc<Monitor> {
-        self.monitor.clone()
-    }
-
-    /// The same tasks, watched by another's monitor.
-    pub fn with_monitor(mut self, monitor: Arc<Monitor>) -> Self {
-        self.monitor = monitor;
-        self
     }
 }
 
@@ -236,9 +196,7 @@ impl<M: ActorCritic, F: EnvFamily> TaskSet<M> for A2cTasks<F> {
             );
         }
         Ok(A2cTask {
-            name: self.family.name(index),
             state: State {
-                env_steps: 0,
                 rng: context.seed.rng(ACTIONS),
                 returns: vec![0.0; config.envs],
                 last_returns: VecDeque::new(),
@@ -248,27 +206,22 @@ impl<M: ActorCritic, F: EnvFamily> TaskSet<M> for A2cTasks<F> {
             memory: Recycler::default(),
             seed: context.seed,
             device: context.device.clone(),
-            monitor: self.monitor.clone(),
         })
     }
 }
 
 /// An environment that is being learned.
 pub struct A2cTask<E> {
-    name: String,
     env: E,
     config: A2cConfig,
     state: State,
     memory: Recycler,
     seed: TaskSeed,
     device: Device,
-    monitor: Arc<Monitor>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct State {
-    /// So far.
-    env_steps: u64,
     rng: TaskRng,
     /// Of the running episodes, so far.
     returns: Vec<f64>,
@@ -457,25 +410,10 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
         let policy_loss = -(log_chosen * vector(advantages)).mean();
         let value_loss = (returns - values).square().mean();
         let entropy = -(log_policy.clone().exp() * log_policy).sum() / count as f64;
-        let score = self.score();
-        let monitor = &self.monitor;
-        let env_steps = self.config.env_steps() as u64;
-        monitor.env_steps.fetch_add(env_steps, Ordering::Relaxed);
-        self.state.env_steps += env_steps;
-        if let Some(score) = score {
-            let mut scores = monitor
-                .scores
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            match scores.get_mut(&self.name) {
-                Some(newest) => *newest = score,
-                None => drop(scores.insert(self.name.clone(), score)),
-            }
-        }
         Ok(StepLoss {
             loss: policy_loss + value_loss * self.config.value_loss - entropy * self.config.entropy,
             accuracy: None,
-            score: Some(score),
+            score: Some(self.score()),
         })
     }
 
@@ -492,8 +430,6 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
     fn restore(&mut self, saved: &[u8]) -> Result<(), TaskError> {
         let (state, env): (State, Vec<u8>) = rmp_serde::from_slice(saved)?;
         self.state = state;
-        let restored = self.state.env_steps;
-        self.monitor.restored.fetch_add(restored, Ordering::Relaxed);
         self.env.restore(&env)
     }
 }

@@ -11,7 +11,9 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Draw, EnvFamily, Picture, SideBySide, Stroke, draw};
+use super::env::{EnvFamily, SideBySide};
+use super::picture::{Draw, Picture, Stroke};
+use super::range::draw;
 
 /// Two links that hang from a bar; the joint between them turns left (action 0), not at all (1) or right (2), to swing
 /// the tip above the bar. Each step before that is a reward of −1.

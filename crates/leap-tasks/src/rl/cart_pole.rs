@@ -10,7 +10,9 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Draw, EnvFamily, Picture, SideBySide, Stroke, draw};
+use super::env::{EnvFamily, SideBySide};
+use super::picture::{Draw, Picture, Stroke};
+use super::range::draw;
 
 /// A cart that is pushed left (action 0) or right (1) to keep a pole upright. Each step that it stands is a reward of 1.
 ///

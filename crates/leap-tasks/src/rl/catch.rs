@@ -9,7 +9,8 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Draw, EnvFamily, Picture, SideBySide};
+use super::env::{EnvFamily, SideBySide};
+use super::picture::{Draw, Picture};
 
 /// Width and height of the screen, in pixels.
 const SIZE: usize = 10;

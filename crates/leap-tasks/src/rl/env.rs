@@ -5,7 +5,7 @@ use leap_core::{TaskError, TaskRng};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Draw, Picture};
+use super::picture::{Draw, Picture};
 
 /// Copies of an environment that are played side by side. Each starts a new episode where one has ended.
 pub trait VectorEnv {

@@ -12,20 +12,13 @@ mod catch;
 mod env;
 mod mountain_car;
 mod picture;
+mod range;
 mod recycle;
 
-pub use a2c::{A2cConfig, A2cTask, A2cTasks, Monitor};
+pub use a2c::{A2cConfig, A2cTask, A2cTasks};
 pub use acrobot::{Acrobot, Acrobots};
 pub use cart_pole::{CartPole, CartPoles};
 pub use catch::{Catch, Catches};
 pub use env::{Ending, EnvFamily, SavedEnv, SideBySide, Transition, VectorEnv};
 pub use mountain_car::{MountainCar, MountainCars};
 pub use picture::{Draw, Picture, Stroke};
-
-use rand::Rng;
-
-/// A number drawn uniformly from a range that may be a single value.
-fn draw(range: [f64; 2], rng: &mut impl Rng) -> f64 {
-    let share: f64 = rng.random();
-    range[0] + share * (range[1] - range[0])
-}

@@ -8,7 +8,9 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Draw, EnvFamily, Picture, SideBySide, Stroke, draw};
+use super::env::{EnvFamily, SideBySide};
+use super::picture::{Draw, Picture, Stroke};
+use super::range::draw;
 
 /// A car too weak to climb the hill to its right, which it has to reach: it pushes left (action 0), not at all (1) or
 /// right (2). Each step is a reward of −1.

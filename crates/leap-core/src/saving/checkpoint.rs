@@ -1,0 +1,225 @@
+//! Checkpoints of meta-training, safe against being killed at any moment.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::saving::files::flush;
+use crate::saving::task::{TaskFolder, remove_tasks_before};
+use crate::space::params::ParamSpace;
+
+/// Where and how often meta-training is saved.
+///
+/// A checkpoint is a folder `checkpoint-<meta-step>` with the initialization (`init.bpk`), the
+/// meta-optimizer's state (`meta_optimizer.bpk`), both in Burn's format, and `state.json`. It is written
+/// under another name, flushed to disk and then renamed; only then are older ones removed.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    every: usize,
+    /// Steps of a task after each of which it is saved too; 0 is never.
+    every_task_steps: usize,
+}
+
+/// What decides, next to the optimizers, which numbers a run computes; a resumed run must have the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub learner: String,
+    pub seed: u64,
+    pub meta_batch_size: usize,
+    pub task_steps: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    version: u32,
+    meta_step: usize,
+    settings: Settings,
+}
+
+const VERSION: u32 = 1;
+const PREFIX: &str = "checkpoint-";
+const UNFINISHED: &str = "unfinished-checkpoint";
+
+pub(crate) struct Loaded<M> {
+    pub init: M,
+    pub optimizer: ModuleOptimizer,
+    pub meta_step: usize,
+}
+
+impl Checkpoints {
+    /// Checkpoints in `folder`, which is made when the first is saved, every `every` meta-steps; 0 is only when
+    /// [asked](crate::MetaRun::save_checkpoint).
+    pub fn new(folder: impl Into<PathBuf>, every: usize) -> Self {
+        Self {
+            folder: folder.into(),
+            every,
+            every_task_steps: 0,
+        }
+    }
+
+    /// Saves within tasks too, every `every` steps of each, for tasks that take hours; tasks of an evaluation as
+    /// well. A [resumed](crate::MetaTrainer::resume) run goes on in the middle of its tasks.
+    ///
+    /// The task has to be able to be saved ([`Task::save`](crate::Task::save)), and so has what the meta-learner keeps of
+    /// its path ([`LearningPath::save`](crate::LearningPath::save), which MAML has not); others start again.
+    pub fn with_task_steps(mut self, every: usize) -> Self {
+        self.every_task_steps = every;
+        self
+    }
+
+    /// Where the tasks of a meta-batch, or of an evaluation, are saved while they are trained.
+    pub(crate) fn tasks<M: Module>(
+        &self,
+        name: &str,
+        how: &str,
+        space: &Arc<ParamSpace>,
+        init: &M,
+    ) -> Result<Option<TaskFolder>, Error> {
+        match self.every_task_steps {
+            0 => Ok(None),
+            every => TaskFolder::new(&self.folder, every, name, how, space, init).map(Some),
+        }
+    }
+
+    /// Removes what was saved of tasks of meta-steps that another process surely has a checkpoint after.
+    pub(crate) fn forget_tasks(&self, meta_step: usize) -> Result<(), Error> {
+        match (self.every_task_steps, self.every) {
+            (0, _) | (_, 0) => Ok(()),
+            (_, every) => {
+                let before = meta_step.saturating_sub(1);
+                remove_tasks_before(&self.folder, before - before % every)
+            }
+        }
+    }
+
+    /// The newest checkpoint's folder, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder exists but cannot be read.
+    pub fn newest(&self) -> Result<Option<PathBuf>, Error> {
+        Ok(self.all()?.pop().map(|(_, path)| path))
+    }
+
+    pub(crate) fn is_due(&self, meta_step: usize) -> bool {
+        self.every > 0 && meta_step.is_multiple_of(self.every)
+    }
+
+    /// All checkpoints, the oldest first.
+    fn all(&self) -> Result<Vec<(usize, PathBuf)>, Error> {
+        if !self.folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(Error::io(&self.folder))? {
+            let path = entry.map_err(Error::io(&self.folder))?.path();
+            let name = path.file_name().and_then(|n| n.to_str());
+            let step = name.and_then(|n| n.strip_prefix(PREFIX)?.parse().ok());
+            if let Some(step) = step {
+                found.push((step, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    pub(crate) fn save<M: Module>(
+        &self,
+        init: &M,
+        optimizer: &ModuleOptimizer,
+        meta_step: usize,
+        settings: &Settings,
+    ) -> Result<(), Error> {
+        let older = self.all()?;
+        let target = self.folder.join(format!("{PREFIX}{meta_step:08}"));
+        if target.exists() {
+            return Ok(()); // The same run at the same meta-step has nothing else to say.
+        }
+        let scratch = self.folder.join(UNFINISHED);
+        if scratch.exists() {
+            fs::remove_dir_all(&scratch).map_err(Error::io(&scratch))?;
+        }
+        fs::create_dir_all(&scratch).map_err(Error::io(&scratch))?;
+
+        let record = |path: &Path, result: Result<(), burn::store::RecordError>| {
+            result.map_err(|error| Error::Checkpoint {
+                path: path.to_path_buf(),
+                reason: error.to_string(),
+            })
+        };
+        let path = scratch.join("init.bpk");
+        record(&path, init.clone().save_file(&path))?;
+        let path = scratch.join("meta_optimizer.bpk");
+        record(&path, optimizer.save(&path))?;
+        let path = scratch.join("state.json");
+        let state = State {
+            version: VERSION,
+            meta_step,
+            settings: settings.clone(),
+        };
+        let json = serde_json::to_vec_pretty(&state).expect("plain data becomes JSON");
+        fs::write(&path, json).map_err(Error::io(&path))?;
+
+        for file in ["init.bpk", "meta_optimizer.bpk", "state.json"] {
+            flush(&scratch.join(file))?;
+        }
+        fs::rename(&scratch, &target).map_err(Error::io(&target))?;
+        flush(&self.folder)?;
+        remove_tasks_before(&self.folder, meta_step)?;
+        for (_, path) in older {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load<M: Module>(
+        &self,
+        init: M,
+        settings: &Settings,
+        optimizer: &ModuleOptimizer,
+    ) -> Result<Option<Loaded<M>>, Error> {
+        let Some(folder) = self.newest()? else {
+            return Ok(None);
+        };
+        let bad = |file: &str, reason: String| Error::Checkpoint {
+            path: folder.join(file),
+            reason,
+        };
+        let path = folder.join("state.json");
+        let json = fs::read(&path).map_err(Error::io(&path))?;
+        let state: State =
+            serde_json::from_slice(&json).map_err(|e| bad("state.json", e.to_string()))?;
+        if state.version != VERSION {
+            return Err(bad(
+                "state.json",
+                format!("version {} is not known (this is {VERSION})", state.version),
+            ));
+        }
+        if state.settings != *settings {
+            return Err(bad(
+                "state.json",
+                format!(
+                    "it is of another run: {:?}, not {settings:?}",
+                    state.settings
+                ),
+            ));
+        }
+        let init = init
+            .try_load_file(folder.join("init.bpk"))
+            .map_err(|e| bad("init.bpk", e.to_string()))?;
+        let optimizer = optimizer
+            .clone()
+            .load(folder.join("meta_optimizer.bpk"))
+            .map_err(|e| bad("meta_optimizer.bpk", e.to_string()))?;
+        Ok(Some(Loaded {
+            init,
+            optimizer,
+            meta_step: state.meta_step,
+        }))
+    }
+}

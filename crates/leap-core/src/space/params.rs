@@ -1,0 +1,406 @@
+//! A model's parameters as one vector: the space that paths run through.
+
+use std::collections::HashMap;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::error::Error;
+
+/// The parameters of a model that are meta-learned, in a fixed order.
+///
+/// A model's trainable floating-point parameters belong to it, as far as a [`ParamGroup`] matches
+/// them; running statistics and frozen parameters do not. Parameters are known by their [`ParamId`],
+/// which clones, optimizer steps and moves between devices keep.
+#[derive(Debug)]
+pub struct ParamSpace {
+    params: Vec<SharedParam>,
+    slots: HashMap<ParamId, usize>,
+    /// Of the vectors. Half-precision values are widened: a path adds up many small segments.
+    dtype: DType,
+}
+
+#[derive(Debug, PartialEq)]
+struct SharedParam {
+    id: ParamId,
+    path: String,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl SharedParam {
+    fn renamed(&self, id: ParamId) -> Self {
+        Self {
+            id,
+            path: self.path.clone(),
+            shape: self.shape.clone(),
+            dtype: self.dtype,
+        }
+    }
+
+    fn num_values(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl ParamSpace {
+    /// The space of those trainable parameters of `model` that `group` matches.
+    ///
+    /// # Errors
+    /// [`Error::NothingShared`] if there is none.
+    pub fn new<M: Module>(model: &M, group: &ParamGroup) -> Result<Arc<Self>, Error> {
+        struct Collect<'a> {
+            group: &'a ParamGroup,
+            path: Vec<String>,
+            params: Vec<SharedParam>,
+        }
+        impl ModuleVisitor for Collect<'_> {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                self.path.push(name.to_string());
+            }
+            fn exit_module(&mut self, _name: &str, _container: &str) {
+                self.path.pop();
+            }
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let path = self.path.join(".");
+                if param.is_require_grad() && self.group.matches(&param.id, Some(&path)) {
+                    self.params.push(SharedParam {
+                        id: param.id,
+                        path,
+                        shape: param.val().dims().to_vec(),
+                        dtype: param.val().dtype(),
+                    });
+                }
+            }
+        }
+        let mut collect = Collect {
+            group,
+            path: Vec::new(),
+            params: Vec::new(),
+        };
+        model.visit(&mut collect);
+        if collect.params.is_empty() {
+            return Err(Error::NothingShared);
+        }
+        let slots = collect
+            .params
+            .iter()
+            .enumerate()
+            .map(|(slot, param)| (param.id, slot))
+            .collect();
+        let is_wide = |p: &SharedParam| p.dtype == DType::F64;
+        Ok(Arc::new(Self {
+            dtype: match collect.params.iter().any(is_wide) {
+                true => DType::F64,
+                false => DType::F32,
+            },
+            params: collect.params,
+            slots,
+        }))
+    }
+
+    /// The same space, with other ids for its parameters, of which `names` knows all.
+    pub(crate) fn renamed(&self, names: &HashMap<ParamId, ParamId>) -> Arc<Self> {
+        let name = |id: &ParamId| names.get(id).copied().unwrap_or(*id);
+        let params: Vec<_> = self.params.iter().map(|p| p.renamed(name(&p.id))).collect();
+        Arc::new(Self {
+            slots: params
+                .iter()
+                .enumerate()
+                .map(|(slot, p)| (p.id, slot))
+                .collect(),
+            params,
+            dtype: self.dtype,
+        })
+    }
+
+    /// Ids and paths of the parameters.
+    pub fn params(&self) -> impl Iterator<Item = (ParamId, &str)> {
+        self.params.iter().map(|p| (p.id, p.path.as_str()))
+    }
+
+    /// Number of scalar parameters.
+    pub fn num_params(&self) -> usize {
+        self.params.iter().map(SharedParam::num_values).sum()
+    }
+
+    /// Paths of the parameters in the model, such as `encoder.blocks.0.conv.weight`.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.params.iter().map(|p| p.path.as_str())
+    }
+
+    /// The point of the space at which `model` is.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if the model has lost one of the parameters.
+    pub fn point<M: Module>(self: &Arc<Self>, model: &M) -> Result<ParamVector, Error> {
+        self.read(model, None)
+    }
+
+    /// The gradients of `model`'s parameters, zero where a parameter has none.
+    ///
+    /// # Errors
+    /// [`Error::MissingParameter`] if the model has lost one of the parameters.
+    pub fn gradient<M: Module>(
+        self: &Arc<Self>,
+        model: &M,
+        grads: &GradientsParams,
+    ) -> Result<ParamVector, Error> {
+        self.read(model, Some(grads))
+    }
+
+    fn read<M: Module>(
+        self: &Arc<Self>,
+        model: &M,
+        grads: Option<&GradientsParams>,
+    ) -> Result<ParamVector, Error> {
+        struct Read<'a> {
+            space: &'a ParamSpace,
+            grads: Option<&'a GradientsParams>,
+            tensors: Vec<Option<Tensor<1>>>,
+        }
+        impl ModuleVisitor for Read<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let Some(&slot) = self.space.slots.get(&param.id) else {
+                    return;
+                };
+                let tensor = match self.grads {
+                    None => param.val().inner(),
+                    Some(grads) => match grads.get::<D>(param.id) {
+                        Some(grad) => grad.inner(),
+                        None => param.val().inner().zeros_like(),
+                    },
+                };
+                let flat = tensor.reshape([-1]);
+                self.tensors[slot] = Some(match flat.dtype() == self.space.dtype {
+                    true => flat,
+                    false => flat.cast(self.space.dtype),
+                });
+            }
+        }
+        let mut read = Read {
+            space: self,
+            grads,
+            tensors: vec![None; self.params.len()],
+        };
+        model.visit(&mut read);
+        let tensors = read.tensors.into_iter().zip(&self.params);
+        let tensors = tensors
+            .map(|(tensor, param)| {
+                tensor.ok_or_else(|| Error::MissingParameter {
+                    path: param.path.clone(),
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(ParamVector {
+            space: self.clone(),
+            values: Tensor::cat(tensors, 0),
+        })
+    }
+}
+
+/// Two spaces are equal if they have the same parameters in the same order.
+impl PartialEq for ParamSpace {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.params == other.params
+    }
+}
+
+/// A vector of a [`ParamSpace`]: a point, a gradient, a segment of a path.
+///
+/// It is one flat tensor, outside the autodiff graph, so that a path costs a handful of operations a
+/// step however many parameters a model has. Sums and products of vectors of different spaces panic, as
+/// do those of vectors on different devices.
+#[derive(Clone, Debug)]
+pub struct ParamVector {
+    space: Arc<ParamSpace>,
+    values: Tensor<1>,
+}
+
+impl ParamVector {
+    /// The space that the vector belongs to.
+    pub fn space(&self) -> &Arc<ParamSpace> {
+        &self.space
+    }
+
+    /// The flat tensor of all values.
+    pub fn values(&self) -> &Tensor<1> {
+        &self.values
+    }
+
+    /// Applies `f`, which keeps the shape, to the flat tensor of all values.
+    pub fn map(self, f: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Self {
+        let values = f(self.values);
+        assert_eq!(values.dims(), [self.space.num_params()]);
+        Self {
+            space: self.space,
+            values,
+        }
+    }
+
+    /// The values of each parameter, flat, in the order of [`ParamSpace::params`].
+    pub fn split(&self) -> Vec<Tensor<1>> {
+        let sizes = self.space.params.iter().map(SharedParam::num_values);
+        self.values.clone().split_with_sizes(sizes.collect(), 0)
+    }
+
+    /// Applies `f` to the values of each parameter, flat, in the order of [`ParamSpace::params`].
+    pub fn map_params(self, f: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
+        let parts = self.split().into_iter().map(f).collect();
+        self.map(|_| Tensor::cat(parts, 0))
+    }
+
+    /// The vector times a scalar on the device, of shape `[1]`.
+    pub fn scale(self, factor: &Tensor<1>) -> Self {
+        self.map(|values| values * factor.clone())
+    }
+
+    /// The inner product, of shape `[1]`, on the device.
+    pub fn dot(&self, other: &Self) -> Tensor<1> {
+        self.check(other);
+        (self.values.clone() * other.values.clone()).sum()
+    }
+
+    fn check(&self, other: &Self) {
+        assert!(
+            self.space == other.space,
+            "vectors of different parameter spaces"
+        );
+    }
+
+    /// `model` with the vector as its parameters of the space; the others are left as they are.
+    pub fn place<M: Module>(self, model: M) -> M {
+        struct Place {
+            space: Arc<ParamSpace>,
+            tensors: Vec<Option<Tensor<1>>>,
+        }
+        impl ModuleMapper for Place {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let slot = self.space.slots.get(&param.id);
+                let Some(tensor) = slot.and_then(|&slot| self.tensors[slot].take()) else {
+                    return param;
+                };
+                param.map(|old| {
+                    let new = tensor.cast(old.dtype()).reshape(old.dims());
+                    let new = match old.is_autodiff() {
+                        true => Tensor::from_inner(new),
+                        false => new,
+                    };
+                    new.set_require_grad(old.is_require_grad())
+                })
+            }
+        }
+        model.map(&mut Place {
+            tensors: self.split().into_iter().map(Some).collect(),
+            space: self.space,
+        })
+    }
+
+    /// The same vector on `device`.
+    pub fn to_device(self, device: &Device) -> Self {
+        self.map(|values| values.to_device(device))
+    }
+
+    /// The vector as gradients that a Burn optimizer takes.
+    pub fn into_gradients(self) -> GradientsParams {
+        /// Registers a flat tensor in the rank that its parameter has.
+        macro_rules! register {
+            ($grads:ident, $param:ident, $tensor:ident, $($rank:literal)*) => {
+                match $param.shape.len() {
+                    $($rank => {
+                        let shape: [usize; $rank] = $param.shape[..].try_into().expect("rank matched");
+                        $grads.register::<$rank>($param.id, $tensor.reshape(shape));
+                    })*
+                    rank => unreachable!("Burn has no parameters of rank {rank}"),
+                }
+            };
+        }
+        let mut grads = GradientsParams::new();
+        for (param, tensor) in self.space.params.iter().zip(self.split()) {
+            let tensor = tensor.cast(param.dtype);
+            register!(grads, param, tensor, 1 2 3 4 5 6 7 8);
+        }
+        grads
+    }
+
+    /// The values with their precision, on the host.
+    pub(crate) fn save(&self) -> Result<TensorData, Error> {
+        fetch(&self.values)
+    }
+
+    /// The vector of `space` with such values, on `device`.
+    pub(crate) fn restore(
+        space: &Arc<ParamSpace>,
+        saved: TensorData,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        if saved.shape().as_slice() != [space.num_params()] || saved.dtype() != space.dtype {
+            return Err(Error::Saved(format!(
+                "{} values are no vector of a space of {} parameters",
+                saved.num_elements(),
+                space.num_params()
+            )));
+        }
+        Ok(Self {
+            space: space.clone(),
+            values: Tensor::from_data(saved, (device, space.dtype)),
+        })
+    }
+
+    /// The same values in a space whose parameters have other ids.
+    pub(crate) fn renamed(self, space: &Arc<ParamSpace>) -> Self {
+        debug_assert_eq!(self.space.num_params(), space.num_params());
+        Self {
+            space: space.clone(),
+            values: self.values,
+        }
+    }
+
+    /// All values, in the order of the space's parameters, read back from the device.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`] if the device does not deliver them.
+    pub fn to_vec(&self) -> Result<Vec<f64>, Error> {
+        read_back(self.values.clone())
+    }
+}
+
+impl Add for ParamVector {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        self.check(&other);
+        self.map(|values| values + other.values)
+    }
+}
+
+impl Sub for ParamVector {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self.check(&other);
+        self.map(|values| values - other.values)
+    }
+}
+
+/// A flat tensor, on the host.
+pub(crate) fn fetch(tensor: &Tensor<1>) -> Result<TensorData, Error> {
+    let data = tensor.clone().try_into_data();
+    data.map_err(|error| Error::ReadBack(format!("{error:?}")))
+}
+
+/// The values of a flat tensor, on the host.
+pub(crate) fn read_back(tensor: Tensor<1>) -> Result<Vec<f64>, Error> {
+    Ok(fetch(&tensor)?.iter::<f64>().collect())
+}
+
+/// FNV-1a of the values' bits.
+pub(crate) fn digest(values: &[f64]) -> u64 {
+    let bytes = values
+        .iter()
+        .flat_map(|value| value.to_bits().to_le_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

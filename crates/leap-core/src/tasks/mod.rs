@@ -1,0 +1,6 @@
+//! What a task is, and what it reports.
+
+pub(crate) mod curve;
+pub(crate) mod monitor;
+pub(crate) mod report;
+pub(crate) mod task;

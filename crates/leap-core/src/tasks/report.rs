@@ -1,0 +1,189 @@
+//! What a run reports: learning curves, path figures, and their means.
+
+use serde::{Deserialize, Serialize};
+
+use crate::seed::TaskSeed;
+use crate::space::figures::PathFigures;
+use crate::tasks::curve::{Goal, LearningCurve, Reached, mean};
+use crate::tasks::task::HeldOut;
+
+/// How one task's training went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task's index in its set.
+    pub index: usize,
+    /// The task's name.
+    pub name: String,
+    /// What draws the same task again.
+    pub seed: TaskSeed,
+    /// The learning curve.
+    pub curve: LearningCurve,
+    /// The figures of the path.
+    pub path: Option<PathFigures>,
+    /// Scores on held-out samples after the last step.
+    pub held_out: Option<HeldOut>,
+    /// How it came as far as training from scratch does, once it was [compared](Report::compare).
+    #[serde(default)]
+    pub to_scratch: Option<ToScratch>,
+    /// Why the task was left out of all means, if it was.
+    pub left_out: Option<String>,
+}
+
+/// How a task's training came as far as training from scratch comes at its end: what Leap makes short under its constraint.
+/// The path's length at equal steps says less, as it grows when training gets further.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToScratch {
+    /// Where training from scratch ends on the same task.
+    pub goal: Goal,
+    /// Where this training came as far, if it did.
+    pub reached: Option<Reached>,
+}
+
+/// Means over the tasks that were not left out; NaN or `None` where there is nothing to average.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Tasks in the means.
+    pub tasks: usize,
+    /// Tasks left out.
+    pub left_out: usize,
+    /// Area under the loss curve.
+    pub auc: f64,
+    /// Training loss, over all steps.
+    pub loss: f64,
+    /// Training accuracy, over all steps.
+    pub accuracy: Option<f64>,
+    /// Loss on held-out samples after training.
+    pub held_out_loss: Option<f64>,
+    /// Accuracy on held-out samples after training.
+    pub held_out_accuracy: Option<f64>,
+    /// Score, over all steps that have one.
+    #[serde(default)]
+    pub score: Option<f64>,
+    /// Score at the last step.
+    #[serde(default)]
+    pub last_score: Option<f64>,
+    /// Length of the path.
+    pub path_length: Option<f64>,
+    /// Energy of the path.
+    pub path_energy: Option<f64>,
+    /// Straightness of the path.
+    pub path_straightness: Option<f64>,
+    /// Cosine between the path's segments.
+    pub path_cosine: Option<f64>,
+    /// Tasks that came as far as training from scratch does at its end; `None` if they were not
+    /// [compared](Report::compare).
+    #[serde(default)]
+    pub reached_scratch: Option<usize>,
+    /// Training steps up to there, of the tasks that came so far.
+    #[serde(default)]
+    pub steps_to_scratch: Option<f64>,
+    /// Length of the path up to there, of the tasks that came so far.
+    #[serde(default)]
+    pub length_to_scratch: Option<f64>,
+}
+
+impl Summary {
+    /// The means over `tasks`.
+    pub fn of(tasks: &[TaskReport]) -> Self {
+        let kept = || tasks.iter().filter(|t| t.left_out.is_none());
+        let over = |value: fn(&TaskReport) -> Option<f64>| mean(kept().filter_map(value));
+        let compared = || kept().filter_map(|t| t.to_scratch);
+        Self {
+            tasks: kept().count(),
+            left_out: tasks.len() - kept().count(),
+            auc: over(|t| Some(t.curve.auc())).unwrap_or(f64::NAN),
+            loss: over(|t| Some(t.curve.mean_loss())).unwrap_or(f64::NAN),
+            accuracy: over(|t| t.curve.mean_accuracy()),
+            held_out_loss: over(|t| t.held_out.map(|h| h.loss)),
+            held_out_accuracy: over(|t| t.held_out.and_then(|h| h.accuracy)),
+            score: over(|t| t.curve.mean_score()),
+            last_score: over(|t| t.curve.last_score()),
+            path_length: over(|t| t.path.map(|p| p.length)),
+            path_energy: over(|t| t.path.map(|p| p.energy)),
+            path_straightness: over(|t| t.path.map(|p| p.straightness)),
+            path_cosine: over(|t| t.path.map(|p| p.cosine)),
+            reached_scratch: compared()
+                .next()
+                .map(|_| compared().filter(|t| t.reached.is_some()).count()),
+            steps_to_scratch: over(|t| Some(t.to_scratch?.reached?.steps as f64)),
+            length_to_scratch: over(|t| t.to_scratch?.reached?.length),
+        }
+    }
+}
+
+/// How a meta-step, or an evaluation, went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The number of meta-steps that the initialization had seen before.
+    pub meta_step: usize,
+    /// The tasks, in order.
+    pub tasks: Vec<TaskReport>,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// Means over the tasks.
+    pub fn summary(&self) -> Summary {
+        Summary::of(&self.tasks)
+    }
+
+    /// Finds where each task came as far as the same task does, by its index, at the end of `scratch`, an evaluation of an
+    /// untrained initialization on the same tasks. A task that was left out in either is not compared.
+    pub fn compare(&mut self, scratch: &Report) {
+        for task in &mut self.tasks {
+            let kept = |t: &&TaskReport| t.index == task.index && t.left_out.is_none();
+            let goal = scratch.tasks.iter().find(kept).and_then(|t| t.curve.end());
+            task.to_scratch = goal
+                .filter(|_| task.left_out.is_none())
+                .map(|goal| ToScratch {
+                    goal,
+                    reached: task.curve.reach(goal),
+                });
+        }
+    }
+
+    /// The mean learning curve over the tasks that were not left out.
+    pub fn curve(&self) -> LearningCurve {
+        let kept = self.tasks.iter().filter(|t| t.left_out.is_none());
+        LearningCurve::mean(kept.map(|t| &t.curve))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_left_out_are_counted_but_not_averaged() {
+        let seed = TaskSeed {
+            seed: 0,
+            purpose: crate::seed::Purpose::Training,
+            meta_step: 0,
+            task: 0,
+        };
+        let task = |loss: f64, left_out: Option<String>| TaskReport {
+            index: 0,
+            name: String::new(),
+            seed,
+            curve: LearningCurve {
+                loss: vec![loss; 4],
+                accuracy: vec![0.5; 4],
+                ..LearningCurve::default()
+            },
+            path: None,
+            held_out: None,
+            to_scratch: None,
+            left_out,
+        };
+        let summary = Summary::of(&[
+            task(1.0, None),
+            task(f64::NAN, Some("loss".into())),
+            task(3.0, None),
+        ]);
+        assert_eq!((summary.tasks, summary.left_out), (2, 1));
+        assert_eq!((summary.loss, summary.auc), (2.0, 1.5));
+        assert_eq!(summary.held_out_accuracy, None);
+        assert_eq!(summary.reached_scratch, None);
+    }
+}

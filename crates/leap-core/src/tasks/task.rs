@@ -1,0 +1,171 @@
+//! What a task is: a learning process.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::error::TaskError;
+use crate::seed::{TaskRng, TaskSeed};
+
+/// A learning process: it gives a loss for the model as it is now, step after step.
+///
+/// Where the loss comes from is its own affair: the next batch of a data set is one case, an agent
+/// that acts with the model in an environment before it looks back on what happened is another.
+pub trait Task<M: Module>: Sized {
+    /// The model that the task starts from, made of a fresh copy of the initialization.
+    ///
+    /// Override it to replace what is the task's own, such as a head of the task's size. Parameters
+    /// in the shared group have to stay.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn start(&mut self, init: M) -> Result<M, TaskError> {
+        Ok(init)
+    }
+
+    /// The loss of `model` at its next step.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError>;
+
+    /// The loss of `model`, of shape `[1]` with its autodiff graph, on a batch that the task has not trained
+    /// on. Only meta-learners that need one ask for it, such as MAML.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed. Without an implementation, one
+    /// that says so.
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        let _ = model;
+        Err("the task has no query batches (`Task::query`)".into())
+    }
+
+    /// The task as it is now, whose next loss will be on the same data as this one's. Only meta-learners
+    /// that repeat a step ask for it, such as MAML; `None` from tasks that cannot.
+    fn fork(&self) -> Option<Self> {
+        None
+    }
+
+    /// The task as it is between two steps, to [go on](Self::restore) from after an interruption; `None` from
+    /// tasks that cannot, which then start again.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn save(&mut self) -> Result<Option<Vec<u8>>, TaskError> {
+        Ok(None)
+    }
+
+    /// Goes on from what [`save`](Self::save) gave; the task has been set up as it was then.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), TaskError> {
+        let _ = saved;
+        Err("the task cannot go on (`Task::restore`)".into())
+    }
+
+    /// How well the trained model does on what the task held back, if it holds anything back.
+    ///
+    /// `model` is in evaluation mode ([`Module::valid`]), on the task's device without autodiff.
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        let _ = model;
+        Ok(None)
+    }
+}
+
+/// What a task measures at a step.
+#[derive(Clone, Debug)]
+pub struct StepLoss {
+    /// The loss to minimise, of shape `[1]`, with its autodiff graph.
+    pub loss: Tensor<1>,
+    /// The accuracy on the same data in [0, 1], of shape `[1]`, for tasks that have one.
+    pub accuracy: Option<Tensor<1>>,
+    /// How well the model does by the task's own measure, such as the mean return of the last episodes; higher is
+    /// better. `Some(None)` is that there is no score yet.
+    pub score: Option<Option<f64>>,
+}
+
+impl From<Tensor<1>> for StepLoss {
+    fn from(loss: Tensor<1>) -> Self {
+        Self {
+            loss,
+            accuracy: None,
+            score: None,
+        }
+    }
+}
+
+/// A trained model's scores on a task's held-out samples.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct HeldOut {
+    /// Mean loss.
+    pub loss: f64,
+    /// Accuracy in [0, 1], for tasks that have one.
+    pub accuracy: Option<f64>,
+}
+
+/// A family of tasks to draw from.
+pub trait TaskSet<M: Module>: Sync {
+    /// The tasks of the family.
+    type Task: Task<M>;
+
+    /// Number of different tasks.
+    fn len(&self) -> usize;
+
+    /// Whether there is no task at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The name of task `index`, for reports.
+    fn name(&self, index: usize) -> String {
+        format!("task {index}")
+    }
+
+    /// Sets up task `index`, which is less than [`len`](TaskSet::len).
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed.
+    fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError>;
+}
+
+/// The circumstances that a task is set up in.
+#[derive(Clone, Debug)]
+pub struct TaskContext {
+    /// Where all that is random in the task comes from.
+    pub seed: TaskSeed,
+    /// The device that the model is on, with autodiff.
+    pub device: Device,
+    /// How many steps the task will train for.
+    pub steps: usize,
+}
+
+impl TaskContext {
+    /// The task's own generator.
+    pub fn rng(&self) -> TaskRng {
+        self.seed.rng(0)
+    }
+}
+
+/// A model that maps a batch of inputs to a matrix of predictions.
+///
+/// It is what the supervised task families ask of a model; implement it for yours.
+pub trait Predict<X>: Module {
+    /// Predictions of shape `[batch, outputs]`.
+    fn predict(&self, inputs: X) -> Tensor<2>;
+}
+
+/// A model that acts: a policy and a value function, on one encoder of what is observed.
+pub trait ActorCritic: Module {
+    /// From observations, flat, of shape `[batch, size]` to the policy's logits, of shape `[batch, actions]`, and the
+    /// values, of shape `[batch]`.
+    fn act(&self, observations: Tensor<2>) -> (Tensor<2>, Tensor<1>);
+
+    /// Number of actions.
+    fn actions(&self) -> usize;
+
+    /// The same encoder with new heads, for `actions` actions.
+    fn with_actions(self, actions: usize) -> Self;
+}

@@ -1,0 +1,177 @@
+//! The inner loop: a model is adapted to a task, step by step.
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::Module;
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+
+use crate::error::{Error, TaskError};
+use crate::saving::task::{Breaks, SavedTask};
+use crate::space::params::read_back;
+use crate::space::path::LearningPath;
+use crate::tasks::curve::{CurveLog, LearningCurve};
+use crate::tasks::monitor::Watched;
+use crate::tasks::task::{StepLoss, Task};
+
+/// How a task trains: for how long, and with which optimizer.
+#[derive(Clone)]
+pub struct InnerLoop {
+    /// Number of steps.
+    pub steps: usize,
+    /// The optimizer as it is at the start of every task.
+    pub optimizer: ModuleOptimizer,
+    /// The learning rate as it is at the start of every task.
+    pub lr: ModuleLrScheduler,
+    /// When training is saved, and when it stops before its end.
+    pub(crate) breaks: Breaks,
+    /// Who is told of each step.
+    pub(crate) watched: Option<Watched>,
+}
+
+impl InnerLoop {
+    /// `steps` steps of `optimizer` with a learning rate that is a number or any Burn scheduler.
+    pub fn new(
+        steps: usize,
+        optimizer: impl Into<ModuleOptimizer>,
+        lr: impl Into<ModuleLrScheduler>,
+    ) -> Self {
+        Self {
+            steps,
+            optimizer: optimizer.into(),
+            lr: lr.into(),
+            breaks: Breaks::default(),
+            watched: None,
+        }
+    }
+
+    /// Trains `model` on `task` and lets `path` record each step. Nothing is read back from the
+    /// device from one step to the next.
+    ///
+    /// # Errors
+    /// An error of the task, or of the path.
+    pub fn run<M: Module>(
+        &self,
+        model: M,
+        task: &mut impl Task<M>,
+        path: &mut impl LearningPath,
+    ) -> Result<(M, LearningCurve), TaskError> {
+        self.run_with(model, task, path, |_, grads| Ok(grads))
+    }
+
+    /// As [`run`](Self::run), with gradients that `transform` changes, once the path has recorded them and
+    /// before the optimizer takes them.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and those of `transform`.
+    pub fn run_with<M: Module>(
+        &self,
+        mut model: M,
+        task: &mut impl Task<M>,
+        path: &mut impl LearningPath,
+        mut transform: impl FnMut(&M, GradientsParams) -> Result<GradientsParams, Error>,
+    ) -> Result<(M, LearningCurve), TaskError> {
+        let mut optimizer = self.optimizer.clone();
+        let mut lr = self.lr.clone();
+        let mut log = ScalarLog::default();
+        let mut first = 0;
+        let breaks = self.breaks.begin();
+        if let Some(saved) = breaks.saved() {
+            (first, log.curve) = (saved.steps, saved.curve.clone());
+            (0..first).for_each(|_| drop(lr.step()));
+            (model, optimizer) = saved.restore(model, optimizer)?;
+            task.restore(&saved.task)?;
+            path.restore(&saved.path, &model.devices().remove(0).without_autodiff())?;
+            if let Some(watched) = &self.watched {
+                watched.restored(first);
+            }
+        }
+        for step in first..self.steps {
+            // The path is asked first: a task may change when it is saved.
+            if step > first
+                && breaks.are_due(step)
+                && let Some(path) = path.save()?
+                && let Some(task) = task.save()?
+            {
+                let curve = log.save()?;
+                breaks.save(SavedTask::new(step, &model, &optimizer, task, path, curve)?)?;
+            }
+            if breaks.are_stopped() {
+                return Err(Error::Interrupted.into());
+            }
+            let StepLoss {
+                loss,
+                accuracy,
+                score,
+            } = task.loss(&model)?;
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let loss = loss.inner();
+            path.record(&model, &loss, &grads)?;
+            let grads = transform(&model, grads)?;
+            model = optimizer.step(lr.step(), model, grads);
+            if let Some(watched) = &self.watched {
+                watched.step(score.flatten());
+            }
+            let accuracy = accuracy.map(|a| a.inner());
+            log.push(loss, accuracy, score, path.newest_length())?;
+        }
+        Ok((model, log.finish()?))
+    }
+}
+
+/// A learning curve whose scalars stay on the device until there are many, or the task ends.
+#[derive(Default)]
+struct ScalarLog {
+    losses: Vec<Tensor<1>>,
+    accuracies: Vec<Tensor<1>>,
+    lengths: Vec<Tensor<1>>,
+    scores: Vec<Option<Option<f64>>>,
+    curve: CurveLog,
+}
+
+impl ScalarLog {
+    /// Bounds the memory of very long tasks; a read-back every so many steps costs nothing.
+    const CHUNK: usize = 1024;
+
+    fn push(
+        &mut self,
+        loss: Tensor<1>,
+        accuracy: Option<Tensor<1>>,
+        score: Option<Option<f64>>,
+        length: Option<Tensor<1>>,
+    ) -> Result<(), Error> {
+        self.losses.push(loss);
+        self.accuracies.extend(accuracy);
+        self.lengths.extend(length);
+        self.scores.push(score);
+        match self.losses.len() {
+            Self::CHUNK => self.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let read = |waiting: &mut Vec<Tensor<1>>| match waiting.is_empty() {
+            true => Ok(Vec::new()),
+            false => read_back(Tensor::cat(std::mem::take(waiting), 0)),
+        };
+        let losses = read(&mut self.losses)?;
+        let accuracies = read(&mut self.accuracies)?;
+        let lengths = read(&mut self.lengths)?;
+        for (i, (loss, score)) in losses.into_iter().zip(self.scores.drain(..)).enumerate() {
+            let accuracy = accuracies.get(i).copied();
+            let segment = lengths.get(i).copied();
+            self.curve.push(loss, accuracy, score, segment);
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<CurveLog, Error> {
+        self.flush()?;
+        Ok(self.curve.clone())
+    }
+
+    fn finish(mut self) -> Result<LearningCurve, Error> {
+        self.flush()?;
+        Ok(self.curve.finish())
+    }
+}

@@ -1,0 +1,7 @@
+//! The two loops: a task's training inside, meta-training outside.
+
+pub(crate) mod attempt;
+pub(crate) mod inner;
+pub(crate) mod learner;
+pub(crate) mod run;
+pub(crate) mod trainer;

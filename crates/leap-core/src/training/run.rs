@@ -1,0 +1,396 @@
+//! The outer loop: meta-training, and evaluation on held-out tasks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+use burn::tensor::Device;
+
+use crate::devices::cluster;
+use crate::devices::lanes::Lanes;
+use crate::error::{Error, TaskError};
+use crate::saving::task::{Breaks, TaskFolder};
+use crate::seed::{Purpose, TaskSeed};
+use crate::space::copy::{task_copy, task_copy_on};
+use crate::space::meta_gradient::MetaGradient;
+use crate::space::params::ParamSpace;
+use crate::space::trace::PathTrace;
+use crate::tasks::report::{Report, TaskReport};
+use crate::tasks::task::{TaskContext, TaskSet};
+use crate::training::attempt::Attempt;
+use crate::training::learner::MetaLearner;
+use crate::training::trainer::MetaTrainer;
+
+/// Meta-training under way.
+pub struct MetaRun<M: Module, L> {
+    trainer: MetaTrainer<L>,
+    init: M,
+    space: Arc<ParamSpace>,
+    optimizer: ModuleOptimizer,
+    lr: ModuleLrScheduler,
+    meta_step: usize,
+}
+
+impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
+    /// The initialization as it is now.
+    pub fn init(&self) -> &M {
+        &self.init
+    }
+
+    /// Ends the run with the initialization as it is now.
+    pub fn into_init(self) -> M {
+        self.init
+    }
+
+    /// Number of meta-steps taken.
+    pub fn meta_step(&self) -> usize {
+        self.meta_step
+    }
+
+    /// Takes a meta-step: trains a meta-batch of tasks and moves the initialization by the mean of their
+    /// meta-gradients. Saves a checkpoint when one is due.
+    ///
+    /// Tasks whose loss or meta-gradient is not finite are left out of the mean, logged with their seed
+    /// and marked in the report.
+    ///
+    /// # Errors
+    /// [`Error::AllTasksLeftOut`] if no task is left, [`Error::Task`] if one failed,
+    /// [`Error::InvalidSetting`] if there are no tasks, [`Error::Interrupted`] if it was
+    /// [stopped](MetaTrainer::with_stop), [`Error::Io`] and [`Error::Checkpoint`] if a
+    /// checkpoint could not be saved. The initialization is unchanged but for the last two.
+    pub fn step<S: TaskSet<M>>(&mut self, tasks: &S, lanes: &Lanes) -> Result<Report, Error> {
+        let picks = self.sample(tasks.len())?;
+        if let Some(checkpoints) = &self.trainer.checkpoints
+            && lanes.cluster().is_some_and(|cluster| cluster.rank() > 0)
+        {
+            checkpoints.forget_tasks(self.meta_step)?;
+        }
+        let (report, mut meta, folder) =
+            self.train_tasks(&picks, Purpose::Training, tasks, lanes, |_, _| Ok(()))?;
+        if meta.tasks() == 0 {
+            folder.map_or(Ok(()), TaskFolder::remove)?;
+            return Err(Error::AllTasksLeftOut {
+                meta_step: self.meta_step,
+                tasks: report.tasks.len(),
+                first: report.tasks[0].seed,
+            });
+        }
+        let gradient = meta.take(&self.init.devices().remove(0))?;
+        let lr = self.lr.step();
+        self.init = self.optimizer.step(lr, self.init.clone(), gradient);
+        self.meta_step += 1;
+        if let Some(checkpoints) = &self.trainer.checkpoints
+            && checkpoints.is_due(self.meta_step)
+            && lanes.cluster().is_none_or(|cluster| cluster.rank() == 0)
+        {
+            self.save_checkpoint()?;
+        }
+        Ok(report)
+    }
+
+    /// Saves a checkpoint now, where the trainer has a folder for them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Checkpoint`] if it could not be written.
+    pub fn save_checkpoint(&self) -> Result<(), Error> {
+        match &self.trainer.checkpoints {
+            None => Ok(()),
+            Some(checkpoints) => checkpoints.save(
+                &self.init,
+                &self.optimizer,
+                self.meta_step,
+                &self.trainer.settings(),
+            ),
+        }
+    }
+
+    /// Draws the tasks of the next meta-batch: without replacement, as long as there are enough.
+    fn sample(&self, len: usize) -> Result<Vec<usize>, Error> {
+        if len == 0 {
+            return Err(Error::InvalidSetting(
+                "there are no tasks to draw from".into(),
+            ));
+        }
+        let mut rng = self.seed(Purpose::Sampling, 0).rng(0);
+        let size = self.trainer.meta_batch_size;
+        let mut picks = Vec::with_capacity(size);
+        while picks.len() < size {
+            let count = len.min(size - picks.len());
+            picks.extend(rand::seq::index::sample(&mut rng, len, count));
+        }
+        Ok(picks)
+    }
+
+    fn seed(&self, purpose: Purpose, task: usize) -> TaskSeed {
+        let meta_step = match purpose {
+            Purpose::HeldOut => 0,
+            _ => self.meta_step as u64,
+        };
+        TaskSeed {
+            seed: self.trainer.seed,
+            purpose,
+            meta_step,
+            task: task as u64,
+        }
+    }
+
+    /// Trains the picked tasks on the lanes, those of the whole cluster; reports come in the order of `picks`.
+    fn train_tasks<S: TaskSet<M>>(
+        &self,
+        picks: &[usize],
+        purpose: Purpose,
+        tasks: &S,
+        lanes: &Lanes,
+        keep: impl Fn(&TaskReport, &M) -> Result<(), TaskError> + Sync,
+    ) -> Result<(Report, MetaGradient, Option<TaskFolder>), Error> {
+        let start = Instant::now();
+        let trainer = &self.trainer;
+        let folder = match &trainer.checkpoints {
+            None => None,
+            Some(checkpoints) => {
+                let name = match purpose {
+                    Purpose::HeldOut => "held-out".to_string(),
+                    _ => format!("{:08}", self.meta_step),
+                };
+                // Optimizers do not tell what they are, but learning rates do.
+                let (id, path) = self.space.params().next().expect("a space is not empty");
+                let lr = trainer
+                    .inner
+                    .lr
+                    .clone()
+                    .step()
+                    .lr_from_param(id, Some(path));
+                let how = format!("{:?}, learning rate {lr}", trainer.settings());
+                checkpoints.tasks(&name, &how, &self.space, &self.init)?
+            }
+        };
+        let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
+        let share = picks.iter().copied().enumerate();
+        let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
+        let trained = self.on_lanes(&share, purpose, tasks, lanes, |attempt, init| {
+            trainer.train_task(&attempt, init, folder.as_ref(), &keep)
+        });
+        let (tasks, meta) = match lanes.cluster() {
+            None => {
+                let (reports, gradients): (_, Vec<_>) = trained?.into_iter().unzip();
+                let mut meta = MetaGradient::new();
+                for gradient in gradients.into_iter().flatten() {
+                    meta.add(gradient)?;
+                }
+                (reports, meta)
+            }
+            Some(cluster) => {
+                let trained = trained.map(|trained| {
+                    let places = share.iter().map(|(place, _)| *place);
+                    places
+                        .zip(trained)
+                        .map(|(place, (report, gradient))| (place, report, gradient))
+                        .collect()
+                });
+                let init = self.space.point(&self.init)?;
+                cluster::join(cluster, lanes.summation(), &init, trained)?
+            }
+        };
+        let report = Report {
+            meta_step: self.meta_step,
+            tasks,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        Ok((report, meta, folder))
+    }
+
+    /// Does `work` for each of the picked tasks, with their places in the meta-batch, on the lanes; the results come in the
+    /// order of `picks`.
+    fn on_lanes<S: TaskSet<M>, T: Send>(
+        &self,
+        picks: &[(usize, usize)],
+        purpose: Purpose,
+        tasks: &S,
+        lanes: &Lanes,
+        work: impl Fn(Attempt<S>, &M) -> Result<T, Error> + Sync,
+    ) -> Result<Vec<T>, Error> {
+        // What the lanes share; the run itself holds a model, which must not cross threads.
+        let seeds = picks.iter().map(|(place, _)| self.seed(purpose, *place));
+        let seeds: Vec<TaskSeed> = seeds.collect();
+        let (space, steps) = (&self.space, self.trainer.inner.steps);
+        let home = &self.init.devices().remove(0);
+        let work = |init: &M, device: &Device, i: usize| {
+            let attempt = Attempt {
+                space,
+                home,
+                tasks,
+                index: picks[i].1,
+                context: TaskContext {
+                    seed: seeds[i],
+                    device: device.clone(),
+                    steps,
+                },
+            };
+            work(attempt, init)
+        };
+        let prepare = |device: &Device| task_copy_on(&self.init, device);
+        lanes.run(picks.len(), prepare, work)
+    }
+}
+
+impl<L: Clone> MetaTrainer<L> {
+    /// Starts meta-training from `init`. Take its [steps](MetaRun::step) one by one, or have
+    /// [`fit`](Self::fit) take them all.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] for settings that cannot work, [`Error::NothingShared`] if no
+    /// trainable parameter of `init` is shared.
+    pub fn begin<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        if self.meta_batch_size == 0 {
+            return Err(Error::InvalidSetting(
+                "a meta-batch needs at least one task".into(),
+            ));
+        }
+        if self.inner.steps == 0 {
+            return Err(Error::InvalidSetting(
+                "a task needs at least one step".into(),
+            ));
+        }
+        let init = task_copy(&init);
+        Ok(MetaRun {
+            space: ParamSpace::new(&init, &self.shared)?,
+            init,
+            optimizer: self.meta_optimizer.clone(),
+            lr: self.meta_lr.clone(),
+            meta_step: 0,
+            trainer: self.clone(),
+        })
+    }
+
+    /// Goes on from the newest checkpoint, if there is one, and from `init` if there is none. The
+    /// numbers that follow are those of a run that was never interrupted, bit for bit.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin); [`Error::InvalidSetting`] without
+    /// [`with_checkpoints`](Self::with_checkpoints); [`Error::Checkpoint`] if the checkpoint is damaged,
+    /// or of another model, or of a run with other settings.
+    pub fn resume<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let Some(checkpoints) = &self.checkpoints else {
+            return Err(Error::InvalidSetting(
+                "no folder for checkpoints was given".into(),
+            ));
+        };
+        let mut run = self.begin(init)?;
+        if let Some(loaded) =
+            checkpoints.load(run.init.clone(), &self.settings(), &run.optimizer)?
+        {
+            run.init = task_copy(&loaded.init);
+            run.space = ParamSpace::new(&run.init, &self.shared)?;
+            run.optimizer = loaded.optimizer;
+            run.meta_step = loaded.meta_step;
+            for _ in 0..run.meta_step {
+                run.lr.step();
+            }
+        }
+        Ok(run)
+    }
+
+    /// Meta-trains from `init` for `meta_steps` meta-steps.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin) and [`MetaRun::step`].
+    pub fn fit<M: Module, S: TaskSet<M>>(
+        &self,
+        init: M,
+        meta_steps: usize,
+        tasks: &S,
+        lanes: &Lanes,
+    ) -> Result<M, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let mut run = self.begin(init)?;
+        while run.meta_step() < meta_steps {
+            run.step(tasks, lanes)?;
+        }
+        Ok(run.into_init())
+    }
+
+    /// Trains each task of `tasks` from `init`, as meta-training would, without learning from it. The
+    /// figures of each path are measured, with the loss as a dimension.
+    ///
+    /// The random numbers depend on the seed and the task's index alone, so that two
+    /// initializations are compared on the same batches.
+    ///
+    /// # Errors
+    /// As [`MetaRun::step`]; tasks that diverge are reported as left out, never an error.
+    pub fn evaluate<M: Module, S: TaskSet<M>>(
+        &self,
+        init: &M,
+        tasks: &S,
+        lanes: &Lanes,
+    ) -> Result<Report, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        self.evaluate_with(init, tasks, lanes, |_, _| Ok(()))
+    }
+
+    /// As [`evaluate`](Self::evaluate), and hands each trained model to `keep`, on the lane that trained it: to save it,
+    /// or to see what it does. An error of `keep` is one of the task. An evaluation that goes on after an interruption
+    /// ([`Checkpoints::with_task_steps`]) has handed out the models of the tasks that were done by then before.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_with<M: Module, S: TaskSet<M>>(
+        &self,
+        init: &M,
+        tasks: &S,
+        lanes: &Lanes,
+        keep: impl Fn(&TaskReport, &M) -> Result<(), TaskError> + Sync,
+    ) -> Result<Report, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let run = self.begin(init.clone())?;
+        let picks = Vec::from_iter(0..tasks.len());
+        let (report, _, folder) = run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes, keep)?;
+        folder.map_or(Ok(()), TaskFolder::remove)?;
+        Ok(report)
+    }
+
+    /// Trains the first `count` of `tasks` from `init` as [`evaluate`](Self::evaluate) does, and keeps every
+    /// point of their paths, for [pictures](crate::project_paths).
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn trace<M: Module, S: TaskSet<M>>(
+        &self,
+        init: &M,
+        tasks: &S,
+        count: usize,
+        lanes: &Lanes,
+    ) -> Result<Vec<PathTrace>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let run = self.begin(init.clone())?;
+        let picks = Vec::from_iter((0..tasks.len().min(count)).map(|i| (i, i)));
+        let trainer = self;
+        run.on_lanes(&picks, Purpose::HeldOut, tasks, lanes, |attempt, init| {
+            let mut path = PathTrace::new(attempt.space);
+            let mut inner = trainer.inner.clone();
+            inner.breaks = Breaks::stop(trainer.stop.clone());
+            let train =
+                |task: &mut S::Task, model| trainer.learner.adapt(&inner, model, task, &mut path);
+            trainer.attempt(&attempt, init, train)?;
+            for point in &mut path.points {
+                *point = point.clone().to_device(attempt.home);
+            }
+            Ok(path)
+        })
+    }
+}

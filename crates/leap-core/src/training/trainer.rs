@@ -1,0 +1,138 @@
+//! The settings of meta-training.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::ParamGroup;
+use burn::optim::{ModuleOptimizer, SgdConfig};
+
+use crate::saving::checkpoint::{Checkpoints, Settings};
+use crate::tasks::monitor::Monitor;
+use crate::training::inner::InnerLoop;
+
+/// Meta-trains an initialization: the outer loop, with the paper's settings for Omniglot as defaults.
+#[derive(Clone)]
+pub struct MetaTrainer<L> {
+    pub(super) learner: L,
+    pub(super) seed: u64,
+    pub(super) meta_batch_size: usize,
+    pub(super) inner: InnerLoop,
+    pub(super) shared: ParamGroup,
+    pub(super) meta_optimizer: ModuleOptimizer,
+    pub(super) meta_lr: ModuleLrScheduler,
+    pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) stop: Option<Arc<AtomicBool>>,
+    pub(super) monitor: Option<Arc<Monitor>>,
+}
+
+impl<L: Clone> MetaTrainer<L> {
+    /// A trainer with the paper's settings for Omniglot: 20 tasks a meta-batch, 100 steps a task, SGD
+    /// with a learning rate of 0.1 inside and outside.
+    pub fn new(learner: L) -> Self {
+        Self {
+            learner,
+            seed: 0,
+            meta_batch_size: 20,
+            inner: InnerLoop::new(100, SgdConfig::new().init(), 0.1),
+            shared: ParamGroup::all(),
+            meta_optimizer: SgdConfig::new().init(),
+            meta_lr: 0.1.into(),
+            checkpoints: None,
+            stop: None,
+            monitor: None,
+        }
+    }
+
+    /// Seeds all that is random (default 0).
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Number of tasks in a meta-batch (default 20).
+    pub fn with_meta_batch_size(mut self, tasks: usize) -> Self {
+        self.meta_batch_size = tasks;
+        self
+    }
+
+    /// Number of tasks in a meta-batch.
+    pub fn meta_batch_size(&self) -> usize {
+        self.meta_batch_size
+    }
+
+    /// Number of training steps a task (default 100).
+    pub fn with_task_steps(mut self, steps: usize) -> Self {
+        self.inner.steps = steps;
+        self
+    }
+
+    /// Number of training steps a task.
+    pub fn task_steps(&self) -> usize {
+        self.inner.steps
+    }
+
+    /// The optimizer that trains the tasks, and its learning rate: a number or any Burn scheduler
+    /// (default SGD, 0.1). Every task starts with the optimizer and the scheduler as given here.
+    pub fn with_task_optimizer(
+        mut self,
+        optimizer: impl Into<ModuleOptimizer>,
+        lr: impl Into<ModuleLrScheduler>,
+    ) -> Self {
+        self.inner = InnerLoop::new(self.inner.steps, optimizer, lr);
+        self
+    }
+
+    /// The optimizer that takes the meta-gradient, and its learning rate: a number or any Burn
+    /// scheduler, which steps once a meta-step (default SGD, 0.1).
+    pub fn with_meta_optimizer(
+        mut self,
+        optimizer: impl Into<ModuleOptimizer>,
+        lr: impl Into<ModuleLrScheduler>,
+    ) -> Self {
+        self.meta_optimizer = optimizer.into();
+        self.meta_lr = lr.into();
+        self
+    }
+
+    /// The part of the model that is meta-learned (default all of it).
+    ///
+    /// The rest is each task's own: its linear and convolution layers are drawn anew for every task,
+    /// and [`Task::start`] may replace it. The path runs over the shared part alone, while the task's
+    /// optimizer moves all of the model.
+    pub fn with_shared(mut self, shared: ParamGroup) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// Saves a checkpoint every so many meta-steps (default never).
+    pub fn with_checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.checkpoints = Some(checkpoints);
+        self
+    }
+
+    /// Stops tasks in the middle when the flag is set, as Ctrl-C may do. What was trained since the last checkpoint
+    /// [within the task](Checkpoints::with_task_steps) is lost.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
+    /// Tells `monitor` of each step of each task, for a progress bar, say.
+    pub fn with_monitor(mut self, monitor: Arc<Monitor>) -> Self {
+        self.monitor = Some(monitor);
+        self
+    }
+}
+
+impl<L: std::fmt::Debug> MetaTrainer<L> {
+    /// What a checkpoint has to have in common with this trainer.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            learner: format!("{:?}", self.learner),
+            seed: self.seed,
+            meta_batch_size: self.meta_batch_size,
+            task_steps: self.inner.steps,
+        }
+    }
+}

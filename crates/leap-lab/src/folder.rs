@@ -1,0 +1,365 @@
+//! The folder of an experiment, and those of its runs.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+/// What becomes of what is in a folder already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It is left alone, and the folder refused.
+    #[default]
+    Refuse,
+    /// It is gone on with, if it was made with the same settings.
+    Resume,
+    /// What this program wrote there is removed, and nothing else.
+    Overwrite,
+}
+
+/// The folder of an experiment or of a run: its configuration, its metrics, its results.
+///
+/// A file is written beside its place, flushed and renamed, so that there is never half of one.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Held as long as this process works here; the system lets go of it when the process dies.
+    _lock: Option<File>,
+}
+
+const CONFIG: &str = "config.json";
+const LOCK: &str = "lock";
+/// By which a folder is known as one of ours.
+const WRITTEN_BY: (&str, &str) = ("written_by", "leap-lab");
+/// Settings that may differ when a run is resumed.
+const FREE: [&str; 2] = ["meta_steps", "device"];
+/// Files that an experiment or a run writes, besides numbered ones such as `curves-1.svg`.
+const FILES: [&str; 10] = [
+    CONFIG,
+    "metrics.jsonl",
+    "summary.json",
+    "held_out.json",
+    "init.safetensors",
+    "paths.svg",
+    "episode.gif",
+    "results.json",
+    "results.csv",
+    "report.html",
+];
+
+impl RunFolder {
+    /// A folder for a run with the settings `config`, an object. With [`Existing::Resume`] it may be the folder of the same
+    /// run, in which only `meta_steps` and `device` may differ.
+    ///
+    /// No other process can open it while this value lives, nor this one again.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`], [`Error::Foreign`], [`Error::OtherSettings`] or [`Error::Locked`] if the folder cannot be
+    /// taken as `existing` says; [`Error::Io`], [`Error::Damaged`].
+    pub fn open(path: &Path, config: &Value, existing: Existing) -> Result<Self, Error> {
+        let folder = Self::prepare(path, config, existing)?;
+        let file = folder.join(LOCK);
+        let lock = File::create(&file).map_err(Error::io(&file))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let path = path.to_path_buf();
+                return Err(Error::Locked { path });
+            }
+            // A file system without locks.
+            Err(TryLockError::Error(error)) => {
+                log::warn!("{} cannot be locked: {error}", path.display());
+            }
+        }
+        if existing == Existing::Overwrite {
+            clear(path)?;
+        }
+        folder.write_json(CONFIG, &marked(config))?;
+        Ok(Self {
+            _lock: Some(lock),
+            ..folder
+        })
+    }
+
+    /// The folder of a run of the same experiment, below this one, which is gone on with if it is there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn run(&self, name: &str, config: &Value) -> Result<Self, Error> {
+        let folder = Self::prepare(&self.join(name), config, Existing::Resume)?;
+        folder.write_json(CONFIG, &marked(config))?;
+        Ok(folder)
+    }
+
+    /// A folder below this one, to be read.
+    pub(crate) fn below(&self, name: &str) -> Self {
+        Self {
+            path: self.join(name),
+            _lock: None,
+        }
+    }
+
+    /// Makes the folder, if what is there allows it.
+    fn prepare(path: &Path, config: &Value, existing: Existing) -> Result<Self, Error> {
+        let folder = Self {
+            path: path.to_path_buf(),
+            _lock: None,
+        };
+        let here = || path.to_path_buf();
+        let before: Option<Value> = folder.read_json(CONFIG)?;
+        let config = marked(config);
+        match &before {
+            None if is_empty(path)? => {}
+            None => return Err(Error::Foreign { path: here() }),
+            Some(before) if !is_marked(before) => {
+                return Err(Error::Foreign { path: here() });
+            }
+            Some(_) if existing == Existing::Refuse => {
+                return Err(Error::Occupied { path: here() });
+            }
+            Some(before) if existing == Existing::Resume => {
+                let mut changes = Vec::new();
+                compare("", before, &config, &mut changes);
+                if !changes.is_empty() {
+                    let path = here();
+                    return Err(Error::OtherSettings { path, changes });
+                }
+            }
+            Some(_) => {}
+        }
+        fs::create_dir_all(path).map_err(Error::io(path))?;
+        Ok(folder)
+    }
+
+    /// The path of a file in the folder.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<(), Error> {
+        let path = self.join(name);
+        let beside = self.join(&format!("{name}.unfinished"));
+        let write = || {
+            let mut file = File::create(&beside)?;
+            file.write_all(bytes.as_ref())?;
+            file.sync_all()
+        };
+        write().map_err(Error::io(&beside))?;
+        fs::rename(&beside, &path).map_err(Error::io(&path))
+    }
+
+    /// Writes a JSON file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Damaged`] if the value is not one that JSON has.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(value);
+        let text = text.map_err(|error| Error::damaged(self.join(name), error))?;
+        self.write(name, text + "\n")
+    }
+
+    /// Reads a JSON file; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Damaged`].
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
+        read_json(&self.join(name))
+    }
+
+    /// Reads a file of JSON lines; none if there is no such file. A last line without an end, as a crash may leave it, is
+    /// left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Damaged`].
+    pub fn read_lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>, Error> {
+        let path = self.join(name);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let whole = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        whole
+            .map(|line| serde_json::from_str(line).map_err(|error| Error::damaged(&path, error)))
+            .collect()
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let bytes = match fs::read(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        read => read.map_err(Error::io(path))?,
+    };
+    let value = serde_json::from_slice(&bytes);
+    value.map(Some).map_err(|error| Error::damaged(path, error))
+}
+
+fn is_marked(config: &Value) -> bool {
+    config[WRITTEN_BY.0] == WRITTEN_BY.1
+}
+
+fn marked(config: &Value) -> Value {
+    let mut config = match config {
+        Value::Object(_) => config.clone(),
+        other => json!({ "settings": other }),
+    };
+    config[WRITTEN_BY.0] = WRITTEN_BY.1.into();
+    config
+}
+
+fn is_empty(path: &Path) -> Result<bool, Error> {
+    match fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io(path)(error)),
+    }
+}
+
+/// Removes what this program wrote in the folder of an experiment or a run.
+fn clear(path: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(path).map_err(Error::io(path))? {
+        let entry = entry.map_err(Error::io(path))?.path();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        if entry.is_symlink() {
+            continue;
+        }
+        if !entry.is_dir() {
+            if is_written_here(&name) {
+                fs::remove_file(&entry).map_err(Error::io(&entry))?;
+            }
+        } else if name == "checkpoints" {
+            fs::remove_dir_all(&entry).map_err(Error::io(&entry))?;
+        } else if let Ok(Some(config)) = read_json::<Value>(&entry.join(CONFIG))
+            && is_marked(&config)
+        {
+            clear(&entry)?;
+            let _ = fs::remove_dir(&entry); // It stays where something else is in it.
+        }
+    }
+    Ok(())
+}
+
+fn is_written_here(name: &str) -> bool {
+    let stem = match name.rsplit_once('.') {
+        Some((stem, "svg" | "safetensors")) => stem,
+        _ => "",
+    };
+    let number = stem.rsplit_once('-').map_or("", |(_, number)| number);
+    let is_numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let name = name.strip_suffix(".unfinished").unwrap_or(name);
+    FILES.contains(&name) || is_numbered || name.starts_with("events.out.tfevents.")
+}
+
+/// Lists where two configurations differ in what decides the numbers.
+fn compare(place: &str, before: &Value, now: &Value, changes: &mut Vec<String>) {
+    match (before, now) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys.into_iter().filter(|key| !FREE.contains(&key.as_str())) {
+                let place = match place {
+                    "" => key.clone(),
+                    place => format!("{place}.{key}"),
+                };
+                compare(&place, &before[key], &now[key], changes);
+            }
+        }
+        _ if before != now => changes.push(format!("{place}: {before} then, {now} now")),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path, existing: Existing) -> Result<RunFolder, Error> {
+        RunFolder::open(path, &json!({ "lr": 0.1, "meta_steps": 3 }), existing)
+    }
+
+    #[test]
+    fn what_others_wrote_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = folder.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join("config.json"), "{}").unwrap();
+        fs::write(theirs.join("notes.txt"), "mine").unwrap();
+        for existing in [Existing::Refuse, Existing::Resume, Existing::Overwrite] {
+            let refused = open(&theirs, existing).unwrap_err();
+            assert!(matches!(refused, Error::Foreign { .. }), "{refused}");
+        }
+        assert_eq!(fs::read_dir(&theirs).unwrap().count(), 2);
+
+        // A file of somebody's in a folder of ours survives, and so does its folder.
+        let ours = folder.path().join("ours");
+        let opened = open(&ours, Existing::Refuse).unwrap();
+        let run = opened.run("leap-seed-1", &json!({})).unwrap();
+        opened.write("results.csv", "old").unwrap();
+        run.write("curves-1.svg", "old").unwrap();
+        for kept in ["notes.txt", "curve.svg", "leap-seed-1/notes.json"] {
+            opened.write(kept, "mine").unwrap();
+        }
+        drop(opened);
+        let opened = open(&ours, Existing::Overwrite).unwrap();
+        for kept in ["notes.txt", "curve.svg", "leap-seed-1/notes.json"] {
+            assert!(opened.join(kept).exists(), "{kept}");
+        }
+        for removed in [
+            "results.csv",
+            "leap-seed-1/curves-1.svg",
+            "leap-seed-1/config.json",
+        ] {
+            assert!(!opened.join(removed).exists(), "{removed}");
+        }
+    }
+
+    #[test]
+    fn only_the_same_run_is_resumed_and_by_one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let first = open(&path, Existing::Resume).unwrap();
+        let locked = open(&path, Existing::Resume).unwrap_err();
+        assert!(matches!(locked, Error::Locked { .. }), "{locked}");
+        drop(first);
+        let occupied = open(&path, Existing::Refuse).unwrap_err();
+        assert!(matches!(occupied, Error::Occupied { .. }), "{occupied}");
+        let other = RunFolder::open(
+            &path,
+            &json!({ "lr": 0.2, "meta_steps": 5 }),
+            Existing::Resume,
+        );
+        let other = other.unwrap_err().to_string();
+        assert!(other.contains("lr: 0.1 then, 0.2 now"), "{other}");
+        assert!(!other.contains("meta_steps"), "{other}");
+        open(&path, Existing::Resume).unwrap();
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_left_out_and_damage_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = open(&folder.path().join("run"), Existing::Refuse).unwrap();
+        run.write("metrics.jsonl", "1\n2\n3").unwrap();
+        assert_eq!(run.read_lines::<u8>("metrics.jsonl").unwrap(), [1, 2]);
+        run.write("metrics.jsonl", "1\nx\n").unwrap();
+        let damaged = run.read_lines::<u8>("metrics.jsonl").unwrap_err();
+        assert!(damaged.to_string().contains("metrics.jsonl is damaged"));
+        assert_eq!(run.read_json::<u8>("nothing.json").unwrap(), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! The figures of a sweep.
+
+use std::collections::BTreeMap;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use leap_core::{Report, Summary};
+
+use crate::figures::{Chart, Series, mean_and_deviation};
+use crate::report::Figure;
+use crate::sweep::results::{RunResult, curves};
+use crate::sweep::run::Run;
+
+/// Runs that differ in their seed alone.
+pub(super) struct Group<'a> {
+    pub run: &'a Run,
+    pub results: Vec<&'a RunResult>,
+}
+
+impl Group<'_> {
+    /// What the seeds have of a result, as far as it is finite.
+    pub fn values(&self, pick: impl Fn(&RunResult) -> Option<f64>) -> Vec<f64> {
+        let values = self.results.iter().filter_map(|r| pick(r));
+        values.filter(|value| value.is_finite()).collect()
+    }
+}
+
+/// The runs by method and settings, in order.
+pub(super) fn groups(done: &[RunResult]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for result in done {
+        let run = &result.run;
+        let same = |g: &&mut Group| g.run.method == run.method && g.run.settings == run.settings;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.results.push(result),
+            None => groups.push(Group {
+                run,
+                results: vec![result],
+            }),
+        }
+    }
+    groups
+}
+
+/// The groups with the highest settings, and learning from scratch, each with its colour: one for each method.
+fn highest<'a>(groups: &'a [Group<'a>]) -> Vec<(usize, &'a Group<'a>)> {
+    let most = |name: &String| {
+        let all = groups.iter().map(|g| g.run.setting(name));
+        all.fold(f64::NEG_INFINITY, f64::max)
+    };
+    let is_highest = |g: &&Group| {
+        let mut settings = g.run.settings.iter();
+        !g.run.is_trained() || settings.all(|(name, value)| *value == most(name))
+    };
+    let colour = |g: &'a Group<'a>| (colour(groups, &g.run.method), g);
+    groups.iter().filter(is_highest).map(colour).collect()
+}
+
+fn colour(groups: &[Group], method: &str) -> usize {
+    let mut methods: Vec<&str> = groups.iter().map(|g| g.run.method.as_str()).collect();
+    methods.dedup();
+    methods.iter().position(|m| *m == method).unwrap_or(0)
+}
+
+/// What held-out tasks measure while they are learned: all of them, each score by itself, and the loss along the path.
+pub(super) fn learning_curves(done: &[RunResult], unit: &(String, usize)) -> Vec<Chart> {
+    let groups = groups(done);
+    let groups = highest(&groups);
+    let over_steps = |title: String, y: &str, pick: &dyn Fn(&Report) -> Vec<(f64, f64)>| Chart {
+        title,
+        x: unit.0.trim_end_matches('s').into(),
+        y: y.into(),
+        from_zero: y != "score",
+        series: groups
+            .iter()
+            .map(|(colour, group)| {
+                let of = |r: &&RunResult| pick(&r.held_out);
+                let curves: Vec<Vec<(f64, f64)>> = group.results.iter().map(of).collect();
+                let mut series = over(&group.run.method, *colour, &curves);
+                let units = unit.1 as f64;
+                series
+                    .points
+                    .iter_mut()
+                    .for_each(|p| p.0 = (p.0 + 1.0) * units);
+                series
+            })
+            .collect(),
+        marks: false,
+    };
+    let mut charts = Vec::new();
+    for name in ["loss", "accuracy", "score"] {
+        let pick = |report: &Report| curve(report, name);
+        let title = format!("Learning held-out tasks: {name}");
+        charts.push(over_steps(title, name, &pick));
+    }
+    charts.push(along_the_path(&groups));
+    // Scores differ from task to task.
+    let first = done.first().map_or(&[][..], |d| &d.held_out.tasks);
+    for (i, task) in first.iter().enumerate().take(10) {
+        let pick = |report: &Report| {
+            let one = Report {
+                tasks: report.tasks.get(i).cloned().into_iter().collect(),
+                ..report.clone()
+            };
+            curve(&one, "score")
+        };
+        charts.push(over_steps(task.name.clone(), "score", &pick));
+    }
+    charts
+}
+
+fn curve(report: &Report, name: &str) -> Vec<(f64, f64)> {
+    let all = curves(report).into_iter();
+    all.filter(|(n, _)| *n == name)
+        .flat_map(|(_, c)| c)
+        .collect()
+}
+
+/// The mean of several curves over the same steps.
+fn over(label: &str, colour: usize, curves: &[Vec<(f64, f64)>]) -> Series {
+    let values: Vec<Vec<f64>> = curves
+        .iter()
+        .map(|curve| curve.iter().map(|p| p.1).collect())
+        .collect();
+    let mut series = Series::over(label, colour, 0.0, &values);
+    for (point, (step, _)) in series.points.iter_mut().zip(curves.iter().flatten()) {
+        point.0 = *step;
+    }
+    series
+}
+
+/// The loss against the length of the path that led there: a method that goes straight to a low loss is on the left.
+fn along_the_path(groups: &[(usize, &Group)]) -> Chart {
+    let series = groups.iter().map(|(colour, group)| {
+        let of = |name| {
+            let results = group.results.iter();
+            let curves: Vec<_> = results.map(|r| curve(&r.held_out, name)).collect();
+            over(&group.run.method, *colour, &curves)
+        };
+        let (lengths, losses) = (of("path_length"), of("loss"));
+        let points = lengths.points.iter().zip(&losses.points);
+        Series {
+            points: points
+                .map(|(length, loss)| (length.1, loss.1, loss.2))
+                .collect(),
+            ..lengths
+        }
+    });
+    Chart {
+        title: "The loss along the path".into(),
+        x: "length of the path so far".into(),
+        y: "loss".into(),
+        series: series.collect(),
+        from_zero: true,
+        marks: false,
+    }
+}
+
+/// Results against a setting, if it has several values.
+pub(super) fn against(done: &[RunResult], setting: &str) -> Vec<Chart> {
+    type Pick = fn(&Summary) -> Option<f64>;
+    let panels: [(&str, Pick); 4] = [
+        ("AUC", |s| Some(s.auc)),
+        ("held-out accuracy", |s| s.held_out_accuracy),
+        ("score", |s| s.score),
+        ("length to scratch's end", |s| s.length_to_scratch),
+    ];
+    let groups = groups(done);
+    let trained = groups.iter().filter(|g| g.run.is_trained());
+    let values: Vec<f64> = trained.map(|g| g.run.setting(setting)).collect();
+    let fewest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if fewest >= most {
+        return Vec::new();
+    }
+    let chart = |(name, pick): (&str, Pick)| {
+        let mut series: BTreeMap<String, Series> = BTreeMap::new();
+        for group in &groups {
+            let values = group.values(|r| pick(&r.summary.held_out_tasks));
+            if values.is_empty() {
+                continue;
+            }
+            let (mean, deviation) = mean_and_deviation(values.into_iter());
+            // Other settings have lines of their own.
+            let mut label = group.run.method.clone();
+            for (name, value) in group.run.settings.iter().filter(|(n, _)| *n != setting) {
+                label += &format!(", {value} {name}");
+            }
+            let line = series.entry(label.clone()).or_insert(Series {
+                label,
+                points: Vec::new(),
+                colour: colour(&groups, &group.run.method),
+            });
+            let at = match group.run.is_trained() {
+                true => vec![group.run.setting(setting)],
+                false => vec![fewest, most],
+            };
+            line.points
+                .extend(at.into_iter().map(|x| (x, mean, deviation)));
+            line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        }
+        Chart {
+            title: format!("Held-out tasks: {name}"),
+            x: format!("{setting} meta-trained on"),
+            y: name.into(),
+            series: series.into_values().collect(),
+            from_zero: false,
+            marks: true,
+        }
+    };
+    panels.map(chart).to_vec()
+}
+
+/// The tasks of each meta-batch, over meta-steps.
+pub(super) fn over_meta_steps(done: &[RunResult]) -> Vec<Chart> {
+    type Pick = fn(&Summary) -> Option<f64>;
+    let panels: [(&str, Pick); 6] = [
+        ("Training loss", |s| Some(s.loss)),
+        ("Score", |s| s.score),
+        ("Length of the path", |s| s.path_length),
+        ("Energy of the path", |s| s.path_energy),
+        ("Straightness of the path", |s| s.path_straightness),
+        ("Cosine between segments", |s| s.path_cosine),
+    ];
+    let groups = groups(done);
+    let groups = highest(&groups);
+    let chart = |(name, pick): (&str, Pick)| {
+        let series = groups
+            .iter()
+            // MAML's tasks are of other lengths, and those of finetuning are other tasks.
+            .filter(|(_, g)| !["maml", "finetuning"].contains(&g.run.method.as_str()))
+            .filter(|(_, g)| g.run.is_trained())
+            .map(|(colour, group)| {
+                let curve = |r: &&RunResult| {
+                    let last = r.meta_steps.last().map_or(0, |m| m.meta_step);
+                    let mut values = vec![f64::NAN; last];
+                    for metrics in &r.meta_steps {
+                        let value = pick(&metrics.tasks).unwrap_or(f64::NAN);
+                        if let Some(place) = values.get_mut(metrics.meta_step.wrapping_sub(1)) {
+                            *place = value;
+                        }
+                    }
+                    values
+                };
+                let curves: Vec<_> = group.results.iter().map(curve).collect();
+                Series::over(&group.run.method, *colour, 1.0, &curves)
+            });
+        Chart {
+            title: name.into(),
+            x: "meta-step".into(),
+            y: name.to_lowercase(),
+            series: series.collect(),
+            from_zero: false,
+            marks: false,
+        }
+    };
+    panels.map(chart).to_vec()
+}
+
+/// A recorded episode, inside the page.
+pub(super) fn episode(gif: &[u8], method: &str) -> Figure {
+    let data = BASE64_STANDARD.encode(gif);
+    Figure {
+        svg: format!("<img alt=\"\" src=\"data:image/gif;base64,{data}\">"),
+        description: method.to_string(),
+        wide: false,
+    }
+}

@@ -1,0 +1,225 @@
+//! What an experiment is about.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::module::{Module, ParamGroup};
+use burn::tensor::Device;
+use leap_core::{
+    Checkpoints, Lanes, MetaLearner, MetaTrainer, Summary, TaskError, TaskSet, redraw, run_rng,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::folder::RunFolder;
+use crate::progress::Progress;
+use crate::sweep::plan::Sweep;
+use crate::sweep::run::Run;
+use crate::tracking::Tracker;
+use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
+
+/// What an experiment is about: a model, tasks to meta-train on, tasks that are held out, and how they are trained.
+///
+/// A [`Sweep`](crate::Sweep) does the rest.
+pub trait Experiment: Sync {
+    /// The model.
+    type Model: Module;
+    /// The meta-learners that are compared; [`Method`](leap_core::Method) is any of leap-core's.
+    type Learner: MetaLearner<Self::Model>;
+    /// Tasks to meta-train on.
+    type Train: TaskSet<Self::Model>;
+    /// Tasks to test.
+    type HeldOut: TaskSet<Self::Model>;
+
+    /// All settings that decide the numbers: they are written to the experiment's `config.json`, and a run is resumed
+    /// with the same ones only.
+    fn settings(&self) -> serde_json::Value;
+
+    /// The model, on `device`. The weights of its linear and convolution layers are drawn anew from the run's seed.
+    ///
+    /// # Errors
+    /// Any error, before anything is trained.
+    fn model(&self, run: &Run, device: &Device) -> Result<Self::Model, TaskError>;
+
+    /// The tasks to meta-train on.
+    ///
+    /// # Errors
+    /// Any error, before anything is trained.
+    fn train(&self, run: &Run) -> Result<Self::Train, TaskError>;
+
+    /// The tasks to test. They depend on the seed at most, so that all methods and settings are compared on the same ones.
+    ///
+    /// # Errors
+    /// Any error, before anything is trained.
+    fn held_out(&self, run: &Run) -> Result<Self::HeldOut, TaskError>;
+
+    /// How tasks are trained, held-out ones too, and the initialization. Seed, checkpoints and the like are added to it.
+    ///
+    /// # Errors
+    /// Any error, before anything is trained.
+    fn trainer(&self, run: &Run) -> Result<MetaTrainer<Self::Learner>, TaskError>;
+
+    /// Meta-trains. Override it for methods that train something else, such as another model, or other tasks.
+    ///
+    /// # Errors
+    /// [`Error::Training`], [`Error::Interrupted`], or any error of a file.
+    fn meta_train(&self, session: &Session<Self>) -> Result<Self::Model, Error> {
+        let tasks = self.train(session.run())?;
+        session.meta_train(session.trainer()?, session.scratch()?, &tasks)
+    }
+
+    /// An animated GIF of what the model does that was trained on the first held-out task, if there is something to see
+    /// ([`animate`](crate::animate)).
+    ///
+    /// # Errors
+    /// Any error ends the run.
+    fn record(&self, run: &Run, model: &Self::Model) -> Result<Option<Vec<u8>>, TaskError> {
+        let _ = (run, model);
+        Ok(None)
+    }
+
+    /// What a training step counts as on axes, and how many of it it is, such as `("environment steps", 160)`.
+    fn unit(&self) -> (String, usize) {
+        ("training steps".into(), 1)
+    }
+}
+
+/// A run under way, as [`Experiment::meta_train`] sees it.
+pub struct Session<'a, E: Experiment + ?Sized> {
+    pub(crate) experiment: &'a E,
+    pub(crate) sweep: &'a Sweep,
+    pub(crate) progress: &'a Progress,
+    pub(crate) run: &'a Run,
+    pub(crate) folder: RunFolder,
+    /// Where initializations are kept, with autodiff.
+    pub(crate) home: Device,
+    pub(crate) lanes: Lanes,
+    pub(crate) trackers: Mutex<Vec<Box<dyn Tracker>>>,
+}
+
+impl<E: Experiment + ?Sized> Session<'_, E> {
+    /// Which run it is.
+    pub fn run(&self) -> &Run {
+        self.run
+    }
+
+    /// The device that initializations are kept on, with autodiff. They visit the lanes' devices.
+    pub fn device(&self) -> &Device {
+        &self.home
+    }
+
+    /// Where tasks run.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// The experiment's trainer, with the run's seed.
+    ///
+    /// # Errors
+    /// That of [`Experiment::trainer`].
+    pub fn trainer(&self) -> Result<MetaTrainer<E::Learner>, Error> {
+        let trainer = self.experiment.trainer(self.run)?;
+        Ok(self.sweep.prepare(trainer, self.run, self.progress))
+    }
+
+    /// The experiment's model before meta-training.
+    ///
+    /// # Errors
+    /// That of [`Experiment::model`].
+    pub fn scratch(&self) -> Result<E::Model, Error> {
+        Ok(self.draw(self.experiment.model(self.run, &self.home)?))
+    }
+
+    /// A model whose linear and convolution layers are drawn from the run's seed.
+    pub fn draw<M: Module>(&self, model: M) -> M {
+        let mut rng = run_rng(self.run.seed, "initial parameters");
+        redraw(model, &ParamGroup::all(), &mut rng)
+    }
+
+    /// Meta-trains from the run's newest checkpoint, or from `init`, and tells the trackers of each meta-step.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the sweep was stopped, after a checkpoint; [`Error::Training`].
+    pub fn meta_train<M, L, S>(
+        &self,
+        trainer: MetaTrainer<L>,
+        init: M,
+        tasks: &S,
+    ) -> Result<M, Error>
+    where
+        M: Module,
+        L: MetaLearner<M>,
+        S: TaskSet<M>,
+    {
+        let work = (trainer.meta_batch_size() * trainer.task_steps()) as f64;
+        let meta_steps = self.sweep.meta_steps;
+        // The sweep took the run for one of the experiment's usual trainer.
+        let usual = self.trainer()?;
+        let usual = (usual.meta_batch_size() * usual.task_steps()) as f64;
+        self.progress.add((work - usual) * meta_steps as f64);
+
+        let checkpoints = Checkpoints::new(self.folder.join("checkpoints"), self.sweep.every)
+            .with_task_steps(self.sweep.every_task_steps);
+        let mut meta = trainer.with_checkpoints(checkpoints).resume(init)?;
+        if meta.meta_step() > meta_steps {
+            return Err(self.sweep.fewer(self.run, meta.meta_step()));
+        }
+        let mut metrics = JsonLines::open(&self.folder, meta.meta_step())?;
+        let added = self
+            .sweep
+            .trackers(self.run, &self.folder, meta.meta_step())?;
+        self.lock_trackers().extend(added);
+        self.progress.skip(work * meta.meta_step() as f64);
+        while meta.meta_step() < meta_steps {
+            let report = meta.step(tasks, &self.lanes)?;
+            let line = MetaStepMetrics::of(&report);
+            metrics.write(&line)?;
+            let scalars = scalars("meta-training", &line);
+            for tracker in self.lock_trackers().iter_mut() {
+                tracker.scalars(line.meta_step, &scalars)?;
+            }
+            let (name, step) = (self.run.name(), meta.meta_step());
+            let message = format!("{name} {step}/{meta_steps}: {}", describe(&line.tasks));
+            log::debug!("{message}");
+            self.progress.tell(message);
+            if self.sweep.stop.load(Ordering::Relaxed) {
+                meta.save_checkpoint()?;
+                return Err(Error::Interrupted);
+            }
+        }
+        meta.save_checkpoint()?;
+        Ok(meta.into_init())
+    }
+
+    pub(crate) fn lock_trackers(&self) -> MutexGuard<'_, Vec<Box<dyn Tracker>>> {
+        self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What of a record is a finite number, by its name there.
+pub(crate) fn scalars(group: &str, record: &impl Serialize) -> Vec<(String, f64)> {
+    let Ok(Value::Object(fields)) = serde_json::to_value(record) else {
+        return Vec::new();
+    };
+    let numbers = fields.into_iter().filter(|(name, _)| name != "meta_step");
+    numbers
+        .filter_map(|(name, value)| Some((format!("{group}/{name}"), value.as_f64()?)))
+        .collect()
+}
+
+fn describe(tasks: &Summary) -> String {
+    let mut text = format!("loss {:.3}", tasks.loss);
+    let figures = [
+        ("accuracy", tasks.accuracy),
+        ("held-out accuracy", tasks.held_out_accuracy),
+        ("score", tasks.score),
+        ("at the end", tasks.last_score),
+    ];
+    for (name, value) in figures {
+        if let Some(value) = value {
+            text += &format!(", {name} {value:.3}");
+        }
+    }
+    text
+}

@@ -1,0 +1,365 @@
+//! A sweep under way.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::module::Module;
+use burn::store::{ModuleSnapshot, SafetensorsStore};
+use burn::tensor::Device;
+use leap_core::{
+    Checkpoints, Lanes, MetaTrainer, Report, TaskReport, TaskSet, is_cpu, project_paths,
+};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::figures::draw_paths;
+use crate::folder::RunFolder;
+use crate::progress::Progress;
+use crate::sweep::experiment::{Experiment, Session, scalars};
+use crate::sweep::page::Page;
+use crate::sweep::plan::Sweep;
+use crate::sweep::results::{self, RunResult, RunSummary};
+use crate::sweep::run::Run;
+use crate::sweep::tables;
+use crate::terminal::say;
+use crate::tracking::json_lines::JsonLines;
+
+impl Sweep {
+    /// Does the runs, or what is left of them, and writes their results. Those of all runs in the folder come back.
+    ///
+    /// # Errors
+    /// What cannot work is said before anything is trained or written: [`Error::Setting`], [`Error::Experiment`],
+    /// [`Error::Training`], and those of [`RunFolder::open`]. Then [`Error::Interrupted`], [`Error::Failed`] once the other
+    /// runs are done, [`Error::Io`].
+    pub fn run<E: Experiment>(&self, experiment: &E) -> Result<Vec<RunResult>, Error> {
+        let running = Running::begin(self, experiment)?;
+        say(&format!(
+            "{} runs, {} side by side on {}, results in {}",
+            running.runs.len(),
+            running.jobs,
+            self.options.device,
+            self.out.display()
+        ));
+        let failures = running.run_all();
+        let results = results::read_all(self, &running.folder)?;
+        drop(running);
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        say(&tables::text(&results, self.target));
+        let out = self.out.display();
+        say(&format!("Everything is in {out}; see report.html there"));
+        match failures.is_empty() {
+            true => Ok(results),
+            false => Err(Error::Failed { failures }),
+        }
+    }
+}
+
+/// A sweep under way.
+struct Running<'a, E: Experiment> {
+    sweep: &'a Sweep,
+    experiment: &'a E,
+    runs: Vec<Run>,
+    jobs: usize,
+    lanes: usize,
+    devices: Vec<Device>,
+    home: Device,
+    folder: RunFolder,
+    config: Value,
+    progress: Progress,
+    unit: (String, usize),
+    /// What came of learning from scratch, by seed.
+    scratch: Mutex<BTreeMap<u64, Arc<Mutex<Option<Arc<Report>>>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a, E: Experiment> Running<'a, E> {
+    /// Looks whether all can work, and takes the folder.
+    fn begin(sweep: &'a Sweep, experiment: &'a E) -> Result<Self, Error> {
+        sweep.options.check()?;
+        let setting = |wrong: &str| Err(Error::Setting(wrong.into()));
+        if sweep.methods.is_empty() || sweep.seeds.is_empty() {
+            return setting("there must be at least one method and one seed");
+        }
+        if let Some((name, _)) = sweep.settings.iter().find(|(_, values)| values.is_empty()) {
+            return setting(&format!("{name} must have at least one value"));
+        }
+        let runs = sweep.runs();
+        let devices = leap_core::devices(&sweep.options.device)?;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let jobs = match sweep.options.jobs {
+            Some(jobs) => jobs,
+            None if devices.iter().all(is_cpu) => cores.min(runs.len()),
+            None => 1,
+        };
+        let lanes = sweep.options.lanes.unwrap_or((cores / jobs).max(1));
+        Lanes::on(&devices, lanes)?;
+        // On the CPU, which cannot be lost, if there is one.
+        let home = match devices.iter().find(|device| is_cpu(device)) {
+            Some(cpu) => cpu.clone(),
+            None => leap_core::device("flex").unwrap_or(devices[0].clone()),
+        }
+        .autodiff();
+
+        let progress = Progress::new(experiment.unit());
+        for run in &runs {
+            let trainer = experiment.trainer(run)?;
+            trainer.begin(experiment.model(run, &home)?)?;
+            let held_out = experiment.held_out(run)?.len();
+            if held_out == 0 {
+                return setting("there are no held-out tasks");
+            }
+            progress.add((held_out * trainer.task_steps()) as f64);
+            if run.is_trained() {
+                if experiment.train(run)?.is_empty() {
+                    return setting("there are no tasks to meta-train on");
+                }
+                let tasks = sweep.meta_steps * trainer.meta_batch_size();
+                progress.add((tasks * trainer.task_steps()) as f64);
+            }
+        }
+        let mut config = json!({
+            "title": sweep.title,
+            "settings": experiment.settings(),
+            "target": sweep.target,
+            "meta_steps": sweep.meta_steps,
+            "device": sweep.options.device,
+        });
+        if sweep.every_task_steps > 0 {
+            // Some environments begin anew where they are saved.
+            config["task_checkpoints"] = sweep.every_task_steps.into();
+        }
+        Ok(Self {
+            folder: RunFolder::open(&sweep.out, &config, sweep.options.existing())?,
+            sweep,
+            experiment,
+            runs,
+            jobs,
+            lanes,
+            devices,
+            home,
+            config,
+            progress,
+            unit: experiment.unit(),
+            scratch: Mutex::default(),
+        })
+    }
+
+    fn page(&self) -> Page<'_> {
+        Page {
+            sweep: self.sweep,
+            folder: &self.folder,
+            unit: &self.unit,
+            runs: self.runs.len(),
+        }
+    }
+
+    /// Does the runs, `jobs` at a time; what went wrong comes back.
+    fn run_all(&self) -> Vec<String> {
+        let queue = AtomicUsize::new(0);
+        let (failures, writing) = (Mutex::new(Vec::new()), Mutex::new(()));
+        let work = || {
+            while let Some(run) = self.runs.get(queue.fetch_add(1, Ordering::Relaxed)) {
+                if self.sweep.stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                log::info!("{} begins", run.name());
+                let done = self.run(run).and_then(|summary| {
+                    let _one_at_a_time = lock(&writing);
+                    self.progress.say(&tables::line(run, &summary));
+                    self.page().write()
+                });
+                match done {
+                    Err(Error::Interrupted) => break,
+                    Err(error) => {
+                        log::error!("{}: {error}", run.name());
+                        lock(&failures).push(format!("  {}: {error}", run.name()));
+                    }
+                    Ok(()) => {}
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs {
+                scope.spawn(work);
+            }
+        });
+        failures
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run from where it is to its end.
+    fn run(&self, run: &Run) -> Result<RunSummary, Error> {
+        if !run.is_trained() {
+            return Ok(self.scratch(run)?.0);
+        }
+        let folder = self.folder_of(run)?;
+        if let Some(done) = folder.read_json::<RunSummary>("summary.json")? {
+            if done.meta_steps == self.sweep.meta_steps {
+                self.skip(run, &done)?;
+                return Ok(done);
+            }
+            if done.meta_steps > self.sweep.meta_steps {
+                return Err(self.sweep.fewer(run, done.meta_steps));
+            }
+        }
+        let session = self.session(run, folder)?;
+        let init = self.experiment.meta_train(&session)?;
+        save(&init, &session.folder.join("init.safetensors"))?;
+        let (_, scratch) = self.scratch(&self.sweep.scratch(run.seed))?;
+        let (summary, _) = self.evaluate(&session, &init, self.sweep.meta_steps, Some(&scratch))?;
+        Ok(summary)
+    }
+
+    /// What learning the held-out tasks from scratch came to, with a seed; found out once.
+    fn scratch(&self, run: &Run) -> Result<(RunSummary, Arc<Report>), Error> {
+        let slot = lock(&self.scratch).entry(run.seed).or_default().clone();
+        let mut known = lock(&slot);
+        let folder = self.folder_of(run)?;
+        let summary: Option<RunSummary> = folder.read_json("summary.json")?;
+        if let (Some(summary), Some(report)) = (&summary, &*known) {
+            return Ok((summary.clone(), report.clone()));
+        }
+        let report: Option<Report> = folder.read_json("held_out.json")?;
+        let (summary, report) = match (summary, report) {
+            (Some(summary), Some(report)) => {
+                self.skip(run, &summary)?;
+                (summary, report)
+            }
+            _ => {
+                let session = self.session(run, folder)?;
+                self.evaluate(&session, &session.scratch()?, 0, None)?
+            }
+        };
+        let report = known.insert(Arc::new(report)).clone();
+        Ok((summary, report))
+    }
+
+    /// Counts what a run did as done before.
+    fn skip(&self, run: &Run, summary: &RunSummary) -> Result<(), Error> {
+        let tasks = summary.held_out_tasks.tasks + summary.held_out_tasks.left_out;
+        let trainer = self.experiment.trainer(run)?;
+        let trained = summary.meta_steps * trainer.meta_batch_size();
+        let steps = (tasks + trained) * trainer.task_steps();
+        self.progress.skip(steps as f64);
+        Ok(())
+    }
+
+    fn folder_of(&self, run: &Run) -> Result<RunFolder, Error> {
+        let config = json!({ "run": run, "experiment": self.config });
+        self.folder.run(&run.name(), &config)
+    }
+
+    fn session(&'a self, run: &'a Run, folder: RunFolder) -> Result<Session<'a, E>, Error> {
+        Ok(Session {
+            experiment: self.experiment,
+            sweep: self.sweep,
+            progress: &self.progress,
+            run,
+            folder,
+            home: self.home.clone(),
+            lanes: Lanes::on(&self.devices, self.lanes)?,
+            trackers: Mutex::default(),
+        })
+    }
+
+    /// Learns the held-out tasks from an initialization of so many meta-steps, and writes down what came of it.
+    fn evaluate(
+        &self,
+        session: &Session<E>,
+        init: &E::Model,
+        meta_steps: usize,
+        scratch: Option<&Report>,
+    ) -> Result<(RunSummary, Report), Error> {
+        let (run, folder) = (session.run, &session.folder);
+        let checkpoints = Checkpoints::new(folder.join("checkpoints"), 0)
+            .with_task_steps(self.sweep.every_task_steps);
+        let trainer = session.trainer()?.with_checkpoints(checkpoints);
+        let tasks = self.experiment.held_out(run)?;
+        let keep = |task: &TaskReport, model: &E::Model| {
+            if self.sweep.keep_models {
+                let name = format!("held-out-{}.safetensors", task.index);
+                save(model, &folder.join(&name))?;
+            }
+            if task.index == 0
+                && let Some(gif) = self.experiment.record(run, model)?
+            {
+                folder.write("episode.gif", gif)?;
+            }
+            Ok(())
+        };
+        let mut report = trainer.evaluate_with(init, &tasks, &session.lanes, keep)?;
+        match scratch {
+            Some(scratch) => report.compare(scratch),
+            None => report.compare(&report.clone()),
+        }
+        folder.write_json("held_out.json", &report)?;
+        let metrics = JsonLines::read(folder)?;
+        let summary = RunSummary::of(
+            meta_steps,
+            &trainer,
+            &report,
+            &metrics,
+            self.sweep.target,
+            self.unit.1,
+        );
+        folder.write_json("summary.json", &results::Row::of(run, &summary))?;
+        let paths = self.draw_paths(session, &trainer, init, &tasks);
+        if let Some(paths) = paths {
+            folder.write("paths.svg", paths)?;
+        }
+        for tracker in session.lock_trackers().iter_mut() {
+            tracker.scalars(meta_steps, &scalars("held-out", &summary))?;
+            for (name, curve) in results::curves(&report) {
+                tracker.curve(&format!("learning/{name}"), &curve)?;
+            }
+            if let Ok(svg) = std::fs::read_to_string(folder.join("paths.svg")) {
+                tracker.figure("paths", &svg)?;
+            }
+        }
+        Ok((summary, report))
+    }
+
+    /// The paths of some held-out tasks before and after meta-training; `None` where they are not wanted, or there is nothing
+    /// to see.
+    fn draw_paths(
+        &self,
+        session: &Session<E>,
+        trainer: &MetaTrainer<E::Learner>,
+        init: &E::Model,
+        tasks: &E::HeldOut,
+    ) -> Option<String> {
+        let (run, count) = (session.run, self.sweep.pictures);
+        let is_first = self.sweep.seeds.first() == Some(&run.seed);
+        if !run.is_trained() || !is_first || count == 0 {
+            return None;
+        }
+        let draw = || {
+            let panel = |title: String, init: &E::Model| {
+                let traces = trainer.trace(init, tasks, count, &session.lanes)?;
+                let (paths, shown) = project_paths(&traces)?;
+                let shown = 100.0 * shown;
+                Ok::<_, Error>((format!("{title} ({shown:.0} % of variance)"), paths))
+            };
+            let before = panel("before meta-training".into(), &session.scratch()?)?;
+            draw_paths(&[before, panel(format!("after {}", run.method), init)?])
+        };
+        draw()
+            .map_err(|error| log::warn!("{}: no picture of paths: {error}", run.name()))
+            .ok()
+    }
+}
+
+/// Saves a model's parameters, as safetensors.
+fn save<M: Module>(model: &M, path: &Path) -> Result<(), Error> {
+    let mut store = SafetensorsStore::from_file(path).overwrite(true);
+    let saved = model.save_into(&mut store);
+    saved.map_err(|error| Error::io(path)(std::io::Error::other(format!("{error:?}"))))
+}

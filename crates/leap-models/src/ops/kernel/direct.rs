@@ -1,0 +1,135 @@
+//! The direct convolution of few channels, pooled, and its backward pass.
+
+use pulp::Arch;
+
+use crate::ops::buffer::Buffer;
+use crate::ops::simd::{LANES, V};
+
+use super::geometry::{Geometry, POSITIONS, ROWS_AT_A_TIME};
+use super::pool::{keep_largest, unpool};
+use super::saved::Saved;
+
+/// From `[outputs, inputs, taps]` to `[taps, inputs, outputs]`.
+pub(super) fn reorder_filters(g: Geometry, weight: &[f32]) -> Buffer {
+    let mut filters = Buffer::take(weight.len());
+    for (i, w) in weight.iter().enumerate() {
+        let (output, input, tap) = (i / (9 * g.inputs), i / 9 % g.inputs, i % 9);
+        filters[(tap * g.inputs + input) * g.outputs + output] = *w;
+    }
+    filters
+}
+
+/// The direct convolution, pooled.
+#[inline(always)]
+pub(super) fn convolve(
+    g: Geometry,
+    images: &[f32],
+    filters: &[f32],
+    bias: &[f32],
+    windows: &mut [f32],
+    winners: &mut [u8],
+) {
+    let outside = vec![0.0; g.inputs];
+    for tile in 0..winners.len() / g.outputs {
+        let patch = g.patch(images, tile, &outside);
+        let window = tile * g.outputs..(tile + 1) * g.outputs;
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut four = [V::ZERO; 4];
+            for input in 0..g.inputs {
+                for tap in 0..9 {
+                    let at = (tap * g.inputs + input) * g.outputs;
+                    let w = V::load(&filters[at..at + g.outputs], c);
+                    for (which, one) in four.iter_mut().enumerate() {
+                        *one = *one + V::splat(patch[seen(which, tap)][input]) * w;
+                    }
+                }
+            }
+            keep_largest(
+                four,
+                bias,
+                c,
+                &mut windows[window.clone()],
+                &mut winners[window.clone()],
+            );
+        }
+    }
+}
+
+/// The place in the 4 x 4 pixels that tap `tap` of the filter sees for the `which`-th of the four outputs.
+#[inline(always)]
+fn seen(which: usize, tap: usize) -> usize {
+    4 * (which / 2 + tap / 3) + which % 2 + tap % 3
+}
+
+/// The gradient of the filters, `[outputs, inputs, taps]`, and that of the input, added to `x`.
+pub(super) fn direct_backward(
+    arch: Arch,
+    saved: &Saved,
+    dz: &[f32],
+    x: Option<&mut [f32]>,
+) -> Vec<f32> {
+    let g = saved.geometry;
+    let filters = arch.dispatch(|| direct_filters_back(g, &saved.input, dz, &saved.winners));
+    if let Some(x) = x {
+        arch.dispatch(|| direct_input_back(g, &saved.filters, dz, &saved.winners, x));
+    }
+    let mut weight = vec![0.0; filters.len()];
+    for (i, w) in weight.iter_mut().enumerate() {
+        let (output, input, tap) = (i / (9 * g.inputs), i / 9 % g.inputs, i % 9);
+        *w = filters[(tap * g.inputs + input) * g.outputs + output];
+    }
+    weight
+}
+
+#[inline(always)]
+fn direct_filters_back(g: Geometry, images: &[f32], dz: &[f32], winners: &[u8]) -> Buffer {
+    let outside = vec![0.0; g.inputs];
+    let mut filters = Buffer::zeroed(9 * g.inputs * g.outputs);
+    let mut patches = [[0.0; POSITIONS]; ROWS_AT_A_TIME];
+    for first in (0..g.tiles()).step_by(ROWS_AT_A_TIME) {
+        let tiles = first..g.tiles().min(first + ROWS_AT_A_TIME);
+        for input in 0..g.inputs {
+            for (patch, tile) in patches.iter_mut().zip(tiles.clone()) {
+                *patch = g.patch(images, tile, &outside).map(|pixel| pixel[input]);
+            }
+            for c in (0..g.outputs).step_by(LANES) {
+                let mut sums = [V::ZERO; 9];
+                for (patch, tile) in patches.iter().zip(tiles.clone()) {
+                    let window = tile * g.outputs..(tile + 1) * g.outputs;
+                    let four = unpool(&dz[window.clone()], &winners[window], c);
+                    for (tap, sum) in sums.iter_mut().enumerate() {
+                        for (which, one) in four.iter().enumerate() {
+                            *sum = *sum + V::splat(patch[seen(which, tap)]) * *one;
+                        }
+                    }
+                }
+                for (tap, sum) in sums.into_iter().enumerate() {
+                    let at = (tap * g.inputs + input) * g.outputs;
+                    let filter = &mut filters[at..at + g.outputs];
+                    (V::load(filter, c) + sum).store(filter, c);
+                }
+            }
+        }
+    }
+    filters
+}
+
+/// Rarely wanted: images seldom have a gradient.
+#[inline(always)]
+fn direct_input_back(g: Geometry, filters: &[f32], dz: &[f32], winners: &[u8], x: &mut [f32]) {
+    for tile in 0..g.tiles() {
+        let pixels = g.pixels(tile);
+        for output in 0..g.outputs {
+            let at = tile * g.outputs + output;
+            for tap in 0..9 {
+                let Some(pixel) = pixels[seen(winners[at].into(), tap)] else {
+                    continue;
+                };
+                for input in 0..g.inputs {
+                    x[pixel + input] +=
+                        dz[at] * filters[(tap * g.inputs + input) * g.outputs + output];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Sizes of a block, and where the pixels that its tiles look at lie.
+
+/// Positions of a transformed tile.
+pub(super) const POSITIONS: usize = 16;
+/// Tiles that are worked on at a time: their transforms should stay in a core's cache.
+const TILES_AT_A_TIME: usize = 64;
+/// With fewer input channels, the convolution is direct.
+const WINOGRAD_CHANNELS: usize = 8;
+/// Rows that are added up before they join a sum, for the sake of accuracy.
+pub(super) const ROWS_AT_A_TIME: usize = 64;
+
+/// Sizes of a block.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops) struct Geometry {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+impl Geometry {
+    /// Height of the result.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.height / 2
+    }
+
+    /// Width of the result.
+    #[inline]
+    pub fn columns(&self) -> usize {
+        self.width / 2
+    }
+
+    #[inline]
+    pub(super) fn tiles_per_image(&self) -> usize {
+        self.rows() * self.columns()
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        self.batch * self.tiles_per_image()
+    }
+
+    /// Tiles of as many whole images as are worked on at a time.
+    pub(super) fn chunk(&self) -> usize {
+        let images = (TILES_AT_A_TIME / self.tiles_per_image()).clamp(1, self.batch);
+        images * self.tiles_per_image()
+    }
+
+    pub(super) fn winograd(&self) -> bool {
+        self.inputs >= WINOGRAD_CHANNELS
+    }
+
+    /// Floats in an image.
+    pub(super) fn image(&self) -> usize {
+        self.height * self.width * self.inputs
+    }
+
+    /// The 4 x 4 pixels that tile `tile` of a chunk looks at, each a slice of channels; `images` are the chunk's,
+    /// `outside` is what lies beyond the edges.
+    #[inline(always)]
+    pub(super) fn patch<'a>(
+        &self,
+        images: &'a [f32],
+        tile: usize,
+        outside: &'a [f32],
+    ) -> [&'a [f32]; POSITIONS] {
+        let mut patch = [outside; POSITIONS];
+        for (position, pixel) in self.pixels(tile).into_iter().enumerate() {
+            if let Some(at) = pixel {
+                patch[position] = &images[at..at + self.inputs];
+            }
+        }
+        patch
+    }
+
+    /// Where these pixels start in the chunk's images; `None` is beyond an edge.
+    #[inline(always)]
+    pub(super) fn pixels(&self, tile: usize) -> [Option<usize>; POSITIONS] {
+        let (image, tile) = (tile / self.tiles_per_image(), tile % self.tiles_per_image());
+        let (row, column) = (2 * (tile / self.columns()), 2 * (tile % self.columns()));
+        let mut pixels = [None; POSITIONS];
+        for i in 0..4 {
+            for j in 0..4 {
+                // The filter looks one pixel up and left.
+                let (y, x) = (row + i, column + j);
+                if (1..=self.height).contains(&y) && (1..=self.width).contains(&x) {
+                    let pixel = (image * self.height + y - 1) * self.width + x - 1;
+                    pixels[4 * i + j] = Some(pixel * self.inputs);
+                }
+            }
+        }
+        pixels
+    }
+}

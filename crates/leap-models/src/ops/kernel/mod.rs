@@ -1,0 +1,219 @@
+//! The convolution block on plain slices.
+//!
+//! Images are kept with the channels last, `[batch, height, width, channels]`, so that vector instructions run along
+//! channels. The convolution is Winograd's F(2 x 2, 3 x 3) (Lavin, Gray: "Fast Algorithms for Convolutional Neural
+//! Networks", [arXiv 1509.09308](https://arxiv.org/abs/1509.09308)): an input tile of 4 x 4 pixels and the filter
+//! are transformed, multiplied position by position, which over all tiles and channels makes 16 matrix products, and
+//! transformed back to 2 x 2 outputs. These four are just what one max-pooling window sees: a tile is a pixel of the
+//! result, outputs that pooling would drop at odd edges are never computed, and none of the four is ever stored.
+//!
+//! The backward pass is the adjoint of each of these steps. Inputs of few channels, for which the products would be
+//! too thin, are convolved directly.
+
+// Positions are counted as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
+mod direct;
+mod geometry;
+mod normalize;
+mod pool;
+mod saved;
+mod winograd;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use crate::ops::buffer::Buffer;
+use crate::ops::gemm::{Matrix, gemm};
+use crate::ops::simd::V;
+
+use direct::{convolve, direct_backward, reorder_filters};
+use geometry::POSITIONS;
+use normalize::{column_sums, moments, normalize};
+use winograd::{
+    pool_products, position, position_mut, transform_filters, transform_tiles, winograd_backward,
+};
+
+pub(super) use geometry::Geometry;
+pub(super) use saved::Saved;
+
+/// How a block normalizes.
+#[derive(Clone, Copy)]
+pub(super) enum Statistics<'a> {
+    /// By mean and variance of the batch, as in training.
+    Batch,
+    /// By these means and variances, as in evaluation.
+    Running(&'a [f32], &'a [f32]),
+}
+
+/// A block's parameters: `weight` of shape `[outputs, inputs, 3, 3]`, the others of shape `[outputs]`.
+#[derive(Clone, Copy)]
+pub(super) struct Params<'a> {
+    pub weight: &'a [f32],
+    pub bias: &'a [f32],
+    pub gamma: &'a [f32],
+    pub beta: &'a [f32],
+    pub epsilon: f32,
+}
+
+/// What a forward pass gives.
+pub(super) struct Forward {
+    /// Shape `[batch, rows, columns, outputs]`.
+    pub y: Vec<f32>,
+    /// Mean by which the batch was normalized.
+    pub mean: Vec<f32>,
+    /// Biased variance by which the batch was normalized.
+    pub variance: Vec<f32>,
+    /// What the backward pass needs.
+    pub saved: Saved,
+}
+
+/// What a backward pass gives, in the shapes of the forward pass's inputs.
+pub(super) struct Gradients {
+    pub x: Option<Vec<f32>>,
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+    pub gamma: Vec<f32>,
+    pub beta: Vec<f32>,
+}
+
+/// Convolution with bias, 2 x 2 max-pooling, normalization, ReLU. `x` has shape `[batch, height, width, inputs]`.
+pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statistics) -> Forward {
+    assert_eq!(x.len(), g.batch * g.image());
+    assert_eq!(params.weight.len(), 9 * g.inputs * g.outputs);
+    for vector in [params.bias, params.gamma, params.beta] {
+        assert_eq!(vector.len(), g.outputs);
+    }
+    let (chunk, arch) = (g.chunk(), Arch::new());
+    let mut windows = Buffer::take(g.tiles() * g.outputs);
+    let mut winners = vec![0; g.tiles() * g.outputs];
+    let images = x.par_chunks(chunk / g.tiles_per_image() * g.image());
+    let results = windows
+        .par_chunks_mut(chunk * g.outputs)
+        .zip(winners.par_chunks_mut(chunk * g.outputs));
+
+    let (input, filters);
+    if g.winograd() {
+        filters = arch.dispatch(|| transform_filters(g, params.weight));
+        let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
+        tiles
+            .par_chunks_mut(POSITIONS * chunk * g.inputs)
+            .zip(images)
+            .zip(results)
+            .for_each(|((tiles, images), (windows, winners))| {
+                let count = winners.len() / g.outputs;
+                arch.dispatch(|| transform_tiles(g, images, tiles, count));
+                let mut products = Buffer::take(POSITIONS * count * g.outputs);
+                for k in 0..POSITIONS {
+                    gemm(
+                        [count, g.outputs, g.inputs],
+                        position_mut(&mut products, k),
+                        false,
+                        Matrix::Rows(position(tiles, k)),
+                        Matrix::Rows(position(&filters, k)),
+                    );
+                }
+                arch.dispatch(|| pool_products(g, &products, params.bias, windows, winners));
+            });
+        input = tiles;
+    } else {
+        filters = reorder_filters(g, params.weight);
+        images
+            .zip(results)
+            .for_each(|(images, (windows, winners))| {
+                arch.dispatch(|| convolve(g, images, &filters, params.bias, windows, winners));
+            });
+        let mut copy = Buffer::take(x.len());
+        copy.copy_from_slice(x);
+        input = copy;
+    }
+
+    let (mean, variance) = match statistics {
+        Statistics::Running(mean, variance) => (mean.to_vec(), variance.to_vec()),
+        Statistics::Batch => arch.dispatch(|| moments(&windows, g.outputs)),
+    };
+    let inverse_deviation: Vec<f32> = variance
+        .iter()
+        .map(|v| (v + params.epsilon).sqrt().recip())
+        .collect();
+    let mut y = vec![0.0; windows.len()];
+    y.par_chunks_mut(chunk * g.outputs)
+        .zip(windows.par_chunks_mut(chunk * g.outputs))
+        .for_each(|(y, windows)| {
+            arch.dispatch(|| {
+                normalize(
+                    windows,
+                    y,
+                    &mean,
+                    &inverse_deviation,
+                    params.gamma,
+                    params.beta,
+                )
+            });
+        });
+    Forward {
+        y,
+        mean,
+        variance,
+        saved: Saved {
+            geometry: g,
+            input,
+            filters,
+            winners,
+            normalized: windows,
+            inverse_deviation,
+            gamma: params.gamma.to_vec(),
+            beta: params.beta.to_vec(),
+        },
+    }
+}
+
+/// The gradients, given that of the result; that of `x` only if it is wanted. The forward pass must have normalized by the
+/// batch.
+pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
+    let g = saved.geometry;
+    assert_eq!(dy.len(), g.tiles() * g.outputs);
+    let (chunk, arch) = (g.chunk(), Arch::new());
+
+    let [dbeta, dgamma] = arch.dispatch(|| {
+        column_sums(
+            g.tiles(),
+            g.outputs,
+            #[inline(always)]
+            |row, c| {
+                let normalized = V::load(&saved.normalized[row..row + g.outputs], c);
+                let upstream =
+                    saved.through_relu(normalized, V::load(&dy[row..row + g.outputs], c), c);
+                [upstream, upstream * normalized]
+            },
+        )
+    });
+    let mut dz = Buffer::take(dy.len());
+    dz.par_chunks_mut(chunk * g.outputs)
+        .zip(saved.normalized.par_chunks(chunk * g.outputs))
+        .zip(dy.par_chunks(chunk * g.outputs))
+        .for_each(|((dz, normalized), dy)| {
+            arch.dispatch(|| saved.through_normalization(normalized, dy, &dgamma, &dbeta, dz));
+        });
+    let [bias] = arch.dispatch(|| {
+        column_sums(
+            g.tiles(),
+            g.outputs,
+            #[inline(always)]
+            |row, c| [V::load(&dz[row..row + g.outputs], c)],
+        )
+    });
+
+    let mut x = x_wanted.then(|| vec![0.0; g.batch * g.image()]);
+    let weight = match g.winograd() {
+        true => winograd_backward(arch, saved, &dz, x.as_deref_mut()),
+        false => direct_backward(arch, saved, &dz, x.as_deref_mut()),
+    };
+    Gradients {
+        x,
+        weight,
+        bias,
+        gamma: dgamma,
+        beta: dbeta,
+    }
+}

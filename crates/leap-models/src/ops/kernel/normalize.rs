@@ -1,0 +1,120 @@
+//! Normalization with the ReLU behind it, and the way of a gradient back through both.
+
+use crate::ops::simd::{LANES, V};
+
+use super::geometry::ROWS_AT_A_TIME;
+use super::saved::Saved;
+
+/// The sum over rows of what `row` gives, for each column; `row` gets where the row starts, and a column.
+#[inline(always)]
+pub(super) fn column_sums<const N: usize>(
+    rows: usize,
+    width: usize,
+    row: impl Fn(usize, usize) -> [V; N],
+) -> [Vec<f32>; N] {
+    let mut totals = [(); N].map(|()| vec![0.0; width]);
+    for first in (0..rows).step_by(ROWS_AT_A_TIME) {
+        for c in (0..width).step_by(LANES) {
+            let mut sums = [V::ZERO; N];
+            for i in first..rows.min(first + ROWS_AT_A_TIME) {
+                let values = row(i * width, c);
+                for n in 0..N {
+                    sums[n] = sums[n] + values[n];
+                }
+            }
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                (V::load(total, c) + sum).store(total, c);
+            }
+        }
+    }
+    totals
+}
+
+/// Mean and biased variance of each column.
+#[inline(always)]
+pub(super) fn moments(rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
+    let count = rows.len() / width;
+    let share = 1.0 / count as f32;
+    let [mut mean] = column_sums(
+        count,
+        width,
+        #[inline(always)]
+        |row, c| [V::load(&rows[row..row + width], c)],
+    );
+    mean.iter_mut().for_each(|m| *m *= share);
+    let [mut variance] = column_sums(
+        count,
+        width,
+        #[inline(always)]
+        |row, c| {
+            let offset = V::load(&rows[row..row + width], c) - V::load(&mean, c);
+            [offset * offset]
+        },
+    );
+    variance.iter_mut().for_each(|v| *v *= share);
+    (mean, variance)
+}
+
+/// Normalizes `windows` in place; `y` is what the ReLU makes of them, scaled and shifted.
+#[inline(always)]
+pub(super) fn normalize(
+    windows: &mut [f32],
+    y: &mut [f32],
+    mean: &[f32],
+    inverse_deviation: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+) {
+    let width = mean.len();
+    for (window, y) in windows
+        .chunks_exact_mut(width)
+        .zip(y.chunks_exact_mut(width))
+    {
+        for c in (0..width).step_by(LANES) {
+            let normalized =
+                (V::load(window, c) - V::load(mean, c)) * V::load(inverse_deviation, c);
+            normalized.store(window, c);
+            let scaled = normalized * V::load(gamma, c) + V::load(beta, c);
+            // As `max`, but it keeps what is not a number.
+            scaled
+                .map(
+                    #[inline(always)]
+                    |v| if v < 0.0 { 0.0 } else { v },
+                )
+                .store(y, c);
+        }
+    }
+}
+
+impl Saved {
+    /// The gradient behind the ReLU.
+    #[inline(always)]
+    pub(super) fn through_relu(&self, normalized: V, dy: V, c: usize) -> V {
+        let y = normalized * V::load(&self.gamma, c) + V::load(&self.beta, c);
+        dy.where_above(y, V::ZERO)
+    }
+
+    /// The gradient of the pooled convolution.
+    #[inline(always)]
+    pub(super) fn through_normalization(
+        &self,
+        normalized: &[f32],
+        dy: &[f32],
+        dgamma: &[f32],
+        dbeta: &[f32],
+        dz: &mut [f32],
+    ) {
+        let width = self.geometry.outputs;
+        let share = V::splat(1.0 / self.geometry.tiles() as f32);
+        let rows = normalized.chunks_exact(width).zip(dy.chunks_exact(width));
+        for ((normalized, dy), dz) in rows.zip(dz.chunks_exact_mut(width)) {
+            for c in (0..width).step_by(LANES) {
+                let at = V::load(normalized, c);
+                let upstream = self.through_relu(at, V::load(dy, c), c);
+                let common = (V::load(dbeta, c) + at * V::load(dgamma, c)) * share;
+                let scale = V::load(&self.gamma, c) * V::load(&self.inverse_deviation, c);
+                ((upstream - common) * scale).store(dz, c);
+            }
+        }
+    }
+}

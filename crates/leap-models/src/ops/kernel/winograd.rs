@@ -1,0 +1,268 @@
+//! Winograd's convolution, pooled: the transforms of tiles, filters and products, and their adjoints.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use crate::ops::buffer::Buffer;
+use crate::ops::gemm::{Matrix, gemm};
+use crate::ops::simd::{LANES, V};
+
+use super::geometry::{Geometry, POSITIONS};
+use super::pool::{keep_largest, unpool};
+use super::saved::Saved;
+
+pub(super) fn winograd_backward(
+    arch: Arch,
+    saved: &Saved,
+    dz: &[f32],
+    x: Option<&mut [f32]>,
+) -> Vec<f32> {
+    let g = saved.geometry;
+    let chunk = g.chunk();
+    // The gradient of the products.
+    let mut products = Buffer::take(POSITIONS * g.tiles() * g.outputs);
+    products
+        .par_chunks_mut(POSITIONS * chunk * g.outputs)
+        .zip(dz.par_chunks(chunk * g.outputs))
+        .zip(saved.winners.par_chunks(chunk * g.outputs))
+        .for_each(|((products, dz), winners)| {
+            arch.dispatch(|| unpool_products(g, dz, winners, products));
+        });
+    if let Some(x) = x {
+        x.par_chunks_mut(chunk / g.tiles_per_image() * g.image())
+            .zip(products.par_chunks(POSITIONS * chunk * g.outputs))
+            .for_each(|(images, products)| {
+                let count = products.len() / (POSITIONS * g.outputs);
+                let mut tiles = Buffer::take(POSITIONS * count * g.inputs);
+                for k in 0..POSITIONS {
+                    gemm(
+                        [count, g.inputs, g.outputs],
+                        position_mut(&mut tiles, k),
+                        false,
+                        Matrix::Rows(position(products, k)),
+                        Matrix::Columns(position(&saved.filters, k)),
+                    );
+                }
+                arch.dispatch(|| transform_tiles_back(g, &tiles, images, count));
+            });
+    }
+    let mut filters = Buffer::zeroed(POSITIONS * g.inputs * g.outputs);
+    filters
+        .par_chunks_mut(g.inputs * g.outputs)
+        .enumerate()
+        .for_each(|(k, filters)| {
+            let tiles = saved.input.chunks(POSITIONS * chunk * g.inputs);
+            for (tiles, products) in tiles.zip(products.chunks(POSITIONS * chunk * g.outputs)) {
+                gemm(
+                    [
+                        g.inputs,
+                        g.outputs,
+                        products.len() / (POSITIONS * g.outputs),
+                    ],
+                    filters,
+                    true,
+                    Matrix::Columns(position(tiles, k)),
+                    Matrix::Rows(position(products, k)),
+                );
+            }
+        });
+    arch.dispatch(|| transform_filters_back(g, &filters))
+}
+
+/// Position `k` of a chunk that has them one after the other.
+pub(super) fn position(chunk: &[f32], k: usize) -> &[f32] {
+    let len = chunk.len() / POSITIONS;
+    &chunk[k * len..(k + 1) * len]
+}
+
+pub(super) fn position_mut(chunk: &mut [f32], k: usize) -> &mut [f32] {
+    let len = chunk.len() / POSITIONS;
+    &mut chunk[k * len..(k + 1) * len]
+}
+
+/// Mᵀ d M with Winograd's matrix for tiles, [1 0 −1 0; 0 1 1 0; 0 −1 1 0; 0 1 0 −1] in rows.
+#[inline(always)]
+pub(super) fn transform_tiles(g: Geometry, images: &[f32], tiles: &mut [f32], count: usize) {
+    let outside = vec![0.0; g.inputs];
+    for tile in 0..count {
+        let patch = g.patch(images, tile, &outside);
+        for c in (0..g.inputs).step_by(LANES) {
+            let mut d = [V::ZERO; POSITIONS];
+            for k in 0..POSITIONS {
+                d[k] = V::load(patch[k], c);
+            }
+            for j in 0..4 {
+                let [a, b, c, e] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
+                [d[j], d[4 + j], d[8 + j], d[12 + j]] = [a - c, b + c, c - b, b - e];
+            }
+            for i in 0..4 {
+                let [a, b, c, e] = [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]];
+                [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] = [a - c, b + c, c - b, b - e];
+            }
+            for (k, d) in d.into_iter().enumerate() {
+                let at = (k * count + tile) * g.inputs;
+                d.store(&mut tiles[at..at + g.inputs], c);
+            }
+        }
+    }
+}
+
+/// The adjoint of [`transform_tiles`], added to the images.
+#[inline(always)]
+fn transform_tiles_back(g: Geometry, tiles: &[f32], images: &mut [f32], count: usize) {
+    for tile in 0..count {
+        let pixels = g.pixels(tile);
+        for c in (0..g.inputs).step_by(LANES) {
+            let mut d = [V::ZERO; POSITIONS];
+            for (k, d) in d.iter_mut().enumerate() {
+                let at = (k * count + tile) * g.inputs;
+                *d = V::load(&tiles[at..at + g.inputs], c);
+            }
+            for j in 0..4 {
+                let [p, q, r, s] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
+                [d[j], d[4 + j], d[8 + j], d[12 + j]] = [p, q - r + s, q + r - p, V::ZERO - s];
+            }
+            for i in 0..4 {
+                let [p, q, r, s] = [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]];
+                [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] =
+                    [p, q - r + s, q + r - p, V::ZERO - s];
+            }
+            for (pixel, d) in pixels.iter().zip(d) {
+                if let Some(at) = *pixel {
+                    let pixel = &mut images[at..at + g.inputs];
+                    (V::load(pixel, c) + d).store(pixel, c);
+                }
+            }
+        }
+    }
+}
+
+/// The four outputs of each tile, of which the largest is kept.
+#[inline(always)]
+pub(super) fn pool_products(
+    g: Geometry,
+    products: &[f32],
+    bias: &[f32],
+    windows: &mut [f32],
+    winners: &mut [u8],
+) {
+    let count = winners.len() / g.outputs;
+    for tile in 0..count {
+        let window = tile * g.outputs..(tile + 1) * g.outputs;
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut m = [V::ZERO; POSITIONS];
+            for (k, m) in m.iter_mut().enumerate() {
+                let at = (k * count + tile) * g.outputs;
+                *m = V::load(&products[at..at + g.outputs], c);
+            }
+            let (mut upper, mut lower) = ([V::ZERO; 4], [V::ZERO; 4]);
+            for j in 0..4 {
+                upper[j] = m[j] + m[4 + j] + m[8 + j];
+                lower[j] = m[4 + j] - m[8 + j] - m[12 + j];
+            }
+            let left = |s: [V; 4]| s[0] + s[1] + s[2];
+            let right = |s: [V; 4]| s[1] - s[2] - s[3];
+            let four = [left(upper), right(upper), left(lower), right(lower)];
+            keep_largest(
+                four,
+                bias,
+                c,
+                &mut windows[window.clone()],
+                &mut winners[window.clone()],
+            );
+        }
+    }
+}
+
+/// The adjoint of [`pool_products`].
+#[inline(always)]
+fn unpool_products(g: Geometry, dz: &[f32], winners: &[u8], products: &mut [f32]) {
+    let count = winners.len() / g.outputs;
+    for tile in 0..count {
+        let window = tile * g.outputs..(tile + 1) * g.outputs;
+        for c in (0..g.outputs).step_by(LANES) {
+            let four = unpool(&dz[window.clone()], &winners[window.clone()], c);
+            // First along columns, then along rows.
+            let along = |a: V, b: V| [a, a + b, a - b, V::ZERO - b];
+            let (upper, lower) = (along(four[0], four[1]), along(four[2], four[3]));
+            for j in 0..4 {
+                for (i, d) in along(upper[j], lower[j]).into_iter().enumerate() {
+                    let at = ((4 * i + j) * count + tile) * g.outputs;
+                    d.store(&mut products[at..at + g.outputs], c);
+                }
+            }
+        }
+    }
+}
+
+/// G w Gᵀ with Winograd's matrix for filters, [1 0 0; ½ ½ ½; ½ −½ ½; 0 0 1] in rows.
+#[inline(always)]
+pub(super) fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
+    let mut filters = Buffer::take(POSITIONS * g.inputs * g.outputs);
+    let half = V::splat(0.5);
+    for input in 0..g.inputs {
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut w = [V::ZERO; 9];
+            for lane in 0..LANES.min(g.outputs - c) {
+                let at = 9 * ((c + lane) * g.inputs + input);
+                for (w, tap) in w.iter_mut().zip(&weight[at..at + 9]) {
+                    w.0[lane] = *tap;
+                }
+            }
+            let mut rows = [V::ZERO; 12];
+            for i in 0..3 {
+                let [p, q, r] = [w[3 * i], w[3 * i + 1], w[3 * i + 2]];
+                [
+                    rows[4 * i],
+                    rows[4 * i + 1],
+                    rows[4 * i + 2],
+                    rows[4 * i + 3],
+                ] = [p, (p + q + r) * half, (p - q + r) * half, r];
+            }
+            for j in 0..4 {
+                let [p, q, r] = [rows[j], rows[4 + j], rows[8 + j]];
+                let column = [p, (p + q + r) * half, (p - q + r) * half, r];
+                for (i, u) in column.into_iter().enumerate() {
+                    let at = ((4 * i + j) * g.inputs + input) * g.outputs;
+                    u.store(&mut filters[at..at + g.outputs], c);
+                }
+            }
+        }
+    }
+    filters
+}
+
+/// The adjoint of [`transform_filters`].
+#[inline(always)]
+fn transform_filters_back(g: Geometry, filters: &[f32]) -> Vec<f32> {
+    let mut weight = vec![0.0; 9 * g.inputs * g.outputs];
+    let half = V::splat(0.5);
+    for input in 0..g.inputs {
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut rows = [V::ZERO; 12];
+            for i in 0..4 {
+                let mut u = [V::ZERO; 4];
+                for (j, u) in u.iter_mut().enumerate() {
+                    let at = ((4 * i + j) * g.inputs + input) * g.outputs;
+                    *u = V::load(&filters[at..at + g.outputs], c);
+                }
+                let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
+                [rows[3 * i], rows[3 * i + 1], rows[3 * i + 2]] =
+                    [u[0] + sum, difference, sum + u[3]];
+            }
+            let mut w = [V::ZERO; 9];
+            for j in 0..3 {
+                let u = [rows[j], rows[3 + j], rows[6 + j], rows[9 + j]];
+                let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
+                [w[j], w[3 + j], w[6 + j]] = [u[0] + sum, difference, sum + u[3]];
+            }
+            for lane in 0..LANES.min(g.outputs - c) {
+                let at = 9 * ((c + lane) * g.inputs + input);
+                for (tap, w) in weight[at..at + 9].iter_mut().zip(&w) {
+                    *tap = w.0[lane];
+                }
+            }
+        }
+    }
+    weight
+}
