@@ -14,7 +14,10 @@ use burn::optim::AdamConfig;
 use burn::tensor::Device;
 use clap::Parser;
 use leap_core::{MetaTrainer, Method, TaskError};
-use leap_lab::{Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption};
+use leap_lab::{
+    Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption, not_negative,
+    positive,
+};
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
 use leap_tasks::rl::{A2cConfig, A2cTasks, EnvFamily, Picture};
@@ -23,6 +26,7 @@ use serde_json::{Value, json};
 /// Meta-learning on Atari: each task is a game. The defaults are the paper's, but for its 16 games a meta-batch, its 5 million
 /// steps a game and its 100 meta-steps, which are weeks of training.
 #[derive(Clone, Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// Set up the virtual environment with the Arcade Learning Environment (`$VIRTUAL_ENV`, or else .venv), and end
     #[arg(long)]
@@ -40,10 +44,10 @@ struct Args {
     #[arg(long)]
     colour: bool,
     /// Frames that are seen at once
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = positive::<usize>)]
     stack: usize,
     /// Threads that play the copies of a game [default: one for each core]
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = not_negative::<usize>)]
     play_threads: usize,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "1")]
@@ -57,40 +61,40 @@ struct Args {
     )]
     methods: Vec<Method>,
     /// Meta-steps; without any, held-out games are learned from scratch alone
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Games in a meta-batch
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = positive::<usize>)]
     meta_batch: usize,
     /// Environment steps that a game is learned for
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = positive::<usize>)]
     env_steps: usize,
     /// Environment steps that a held-out game is learned for [default: as many]
-    #[arg(long)]
+    #[arg(long, value_parser = positive::<usize>)]
     held_out_env_steps: Option<usize>,
     /// Copies of a game side by side
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = positive::<usize>)]
     envs: usize,
     /// Steps in each copy before the model is trained on them
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
     unroll: usize,
     /// What a reward counts a step later
-    #[arg(long, default_value_t = 0.99)]
+    #[arg(long, default_value_t = 0.99, value_parser = not_negative::<f64>)]
     discount: f64,
     /// Weight of the policy's entropy
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = not_negative::<f64>)]
     entropy: f64,
     /// Weight of the value's squared error
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = not_negative::<f64>)]
     value_loss: f64,
     /// Rewards that are learned from are cut off at ± this
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = positive::<f64>)]
     reward_clip: f64,
     /// Learning rate of the tasks, which RMSProp trains
-    #[arg(long, default_value_t = 1e-4)]
+    #[arg(long, default_value_t = 1e-4, value_parser = positive::<f64>)]
     task_lr: f64,
     /// Learning rate of meta-training, by Adam
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, value_parser = positive::<f64>)]
     meta_lr: f64,
     /// Policy and value are meta-learned with the encoder; all games need the same actions then
     #[arg(long)]
@@ -99,7 +103,7 @@ struct Args {
     #[arg(long)]
     target: Option<f64>,
     /// Save within a task after every so many environment steps
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, default_value_t = 50_000, value_parser = positive::<usize>)]
     checkpoint_env_steps: usize,
     #[command(flatten)]
     options: RunOptions,
@@ -117,13 +121,7 @@ fn run(args: &Args) -> Result<()> {
         println!("{} has the Arcade Learning Environment", venv.display());
         return Ok(());
     }
-    ensure!(args.stack > 0, "--stack must be at least 1");
     ensure!(!args.held_out.is_empty(), "--held-out needs a game");
-    ensure!(
-        args.envs > 0 && args.unroll > 0 && args.meta_batch > 0 && args.checkpoint_env_steps > 0,
-        "--envs, --unroll, --meta-batch and --checkpoint-env-steps must be above 0"
-    );
-    ensure!(args.reward_clip > 0.0, "--reward-clip must be above 0");
     let config = AtariConfig::new()
         .with_colour(args.colour)
         .with_stack(args.stack)

@@ -20,28 +20,28 @@ use leap_core::{
     Checkpoints, Cluster, Error, Lanes, Leap, MetaTrainer, MpiCluster, ParamSpace, Summation,
     redraw, run_rng,
 };
-use leap_lab::end;
+use leap_lab::{end, not_negative, positive};
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
 /// Meta-trains by all processes that mpirun or srun started, each of which takes its share of the tasks.
 #[derive(Parser)]
 struct Args {
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Tasks in a meta-batch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = positive::<usize>)]
     meta_batch: usize,
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
     task_steps: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
     filters: usize,
     /// Where each process computes
     #[arg(long, default_value = "flex")]
     device: String,
     /// CPU threads of each process
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = positive::<usize>)]
     lanes: usize,
     /// The same bits for any number of processes, for more traffic
     #[arg(long)]

@@ -8,14 +8,17 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use burn::module::ParamGroup;
 use burn::nn::activation::ActivationConfig;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use leap_core::{MetaTrainer, Method, TaskError};
-use leap_lab::{Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption};
+use leap_lab::{
+    Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption, not_negative,
+    positive,
+};
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
     A2cConfig, A2cTasks, Acrobots, CartPoles, Catches, Draw, EnvFamily, MountainCars, Picture,
@@ -25,12 +28,13 @@ use serde_json::{Value, json};
 
 /// Meta-learning of control: each task is an environment with its own physics, or its own looks.
 #[derive(Clone, Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// Environments
     #[arg(long, value_enum, default_value_t = Family::CartPole)]
     family: Family,
     /// Environments held out for the test
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
     held_out: usize,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "1")]
@@ -38,57 +42,82 @@ struct Args {
     /// Meta-learners: leap, leap-energy, reptile, fomaml. Learning from scratch is always there
     #[arg(long, alias = "method", value_delimiter = ',', default_value = "leap")]
     methods: Vec<Method>,
-    /// Meta-steps; without any, held-out environments are learned from scratch alone [default: 60; catch: 20]
-    #[arg(long)]
-    meta_steps: Option<usize>,
+    /// Meta-steps; without any, held-out environments are learned from scratch alone
+    #[arg(long, default_value = "60", default_value_if("family", "catch", "20"), value_parser = not_negative::<usize>)]
+    meta_steps: usize,
     /// Environments in a meta-batch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = positive::<usize>)]
     meta_batch: usize,
-    /// Environment steps that an environment is learned for [default: 60,000; catch: 100,000]
-    #[arg(long)]
-    env_steps: Option<usize>,
+    /// Environment steps that an environment is learned for
+    #[arg(
+        long,
+        default_value = "60000",
+        default_value_if("family", "catch", "100000")
+    , value_parser = positive::<usize>)]
+    env_steps: usize,
     /// Environment steps that a held-out environment is learned for [default: as many]
-    #[arg(long)]
+    #[arg(long, value_parser = positive::<usize>)]
     held_out_env_steps: Option<usize>,
-    /// Copies of an environment side by side [default: 16; catch: 8]
-    #[arg(long)]
-    envs: Option<usize>,
+    /// Copies of an environment side by side
+    #[arg(long, default_value = "16", default_value_if("family", "catch", "8"), value_parser = positive::<usize>)]
+    envs: usize,
     /// Steps in each copy before the model is trained on them
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
     unroll: usize,
     /// What a reward counts a step later
-    #[arg(long, default_value_t = 0.99)]
+    #[arg(long, default_value_t = 0.99, value_parser = not_negative::<f64>)]
     discount: f64,
     /// Weight of the policy's entropy
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = not_negative::<f64>)]
     entropy: f64,
     /// Weight of the value's squared error
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = not_negative::<f64>)]
     value_loss: f64,
     /// Rewards that are learned from are cut off at ± this
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 5.0, value_parser = positive::<f64>)]
     reward_clip: f64,
-    /// Optimizer of the tasks [default: rms-prop; catch: adam]
-    #[arg(long, value_enum)]
-    task_optimizer: Option<Optimizer>,
-    /// Learning rate of the tasks [default: 3e-3; catch: 1e-3]
-    #[arg(long)]
-    task_lr: Option<f64>,
+    /// Optimizer of the tasks
+    #[arg(
+        long,
+        value_enum,
+        default_value = "rms-prop",
+        default_value_if("family", "catch", "adam")
+    )]
+    task_optimizer: Optimizer,
+    /// Learning rate of the tasks
+    #[arg(
+        long,
+        default_value = "3e-3",
+        default_value_if("family", "catch", "1e-3")
+    , value_parser = positive::<f64>)]
+    task_lr: f64,
     /// Optimizer of meta-training
     #[arg(long, value_enum, default_value_t = Optimizer::Adam)]
     meta_optimizer: Optimizer,
-    /// Learning rate of meta-training [default: 1e-2; catch: 5e-3]
-    #[arg(long)]
-    meta_lr: Option<f64>,
-    /// Whether policy and value are meta-learned with the encoder, or each task's own, drawn anew [default: shared; catch:
-    /// own, as left and right may be exchanged there]
-    #[arg(long, value_enum)]
-    heads: Option<Heads>,
-    /// A score that counts as learned: how many steps it takes is reported [default: 195 for carts, 0.8 for catch, -150]
-    #[arg(long)]
-    target: Option<f64>,
+    /// Learning rate of meta-training
+    #[arg(
+        long,
+        default_value = "1e-2",
+        default_value_if("family", "catch", "5e-3")
+    , value_parser = positive::<f64>)]
+    meta_lr: f64,
+    /// Whether policy and value are meta-learned with the encoder, or each task's own, drawn anew (in catch, left and right
+    /// may be exchanged, so that a policy is the task's own)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "shared",
+        default_value_if("family", "catch", "own")
+    )]
+    heads: Heads,
+    /// A score that counts as learned: how many steps it takes is reported
+    #[arg(
+        long, allow_negative_numbers = true, default_value = "195",
+        default_value_ifs([("family", "catch", "0.8"), ("family", "acrobot", "-150"), ("family", "mountain-car", "-150")])
+    )]
+    target: f64,
     /// Save within a task after every so many environment steps
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 20_000, value_parser = positive::<usize>)]
     checkpoint_env_steps: usize,
     #[command(flatten)]
     options: RunOptions,
@@ -186,38 +215,18 @@ fn learn<F: EnvFamily<Env: Draw> + Clone>(
     model: ActorCriticConfig,
     (title, name, milliseconds): (&str, &str, u64),
 ) -> Result<()> {
-    let or = |given: Option<usize>, usual, catch| {
-        given.unwrap_or(if args.family == Family::Catch {
-            catch
-        } else {
-            usual
-        })
-    };
-    ensure!(args.held_out > 0, "--held-out must be at least 1");
-    let envs = or(args.envs, 16, 8);
-    ensure!(
-        envs > 0 && args.unroll > 0 && args.meta_batch > 0 && args.checkpoint_env_steps > 0,
-        "--envs, --unroll, --meta-batch and --checkpoint-env-steps must be above 0"
-    );
-    ensure!(args.reward_clip > 0.0, "--reward-clip must be above 0");
     let a2c = A2cConfig::new()
-        .with_envs(envs)
+        .with_envs(args.envs)
         .with_unroll(args.unroll)
         .with_discount(args.discount)
         .with_entropy(args.entropy)
         .with_value_loss(args.value_loss)
         .with_reward_clip(Some(args.reward_clip));
     let steps = |env_steps: usize| (env_steps / a2c.env_steps()).max(2);
-    let env_steps = or(args.env_steps, 60_000, 100_000);
-    let target = args.target.unwrap_or(match args.family {
-        Family::CartPole => 195.0,
-        Family::Catch => 0.8,
-        Family::Acrobot | Family::MountainCar => -150.0,
-    });
     let experiment = Control {
         args: args.clone(),
-        task_steps: steps(env_steps),
-        held_out_steps: steps(args.held_out_env_steps.unwrap_or(env_steps)),
+        task_steps: steps(args.env_steps),
+        held_out_steps: steps(args.held_out_env_steps.unwrap_or(args.env_steps)),
         model,
         a2c: a2c.clone(),
         train,
@@ -227,12 +236,12 @@ fn learn<F: EnvFamily<Env: Draw> + Clone>(
     Sweep::new(title, format!("runs/{name}"))
         .with_methods(&args.methods)
         .with_seeds(args.seeds.iter().copied())
-        .with_meta_steps(or(args.meta_steps, 60, 20))
+        .with_meta_steps(args.meta_steps)
         .with_checkpoint_every(1)
         .with_task_checkpoints(steps(args.checkpoint_env_steps))
         .with_path_pictures(0)
         .with_models()
-        .with_target(Some(target))
+        .with_target(Some(args.target))
         .with_options(args.options.clone())
         .with_stop(interruption()?)
         .run(&experiment)?;
@@ -250,28 +259,6 @@ struct Control<F> {
     milliseconds: u64,
 }
 
-impl<F> Control<F> {
-    fn heads(&self) -> Heads {
-        self.args.heads.unwrap_or(match self.args.family {
-            Family::Catch => Heads::Own,
-            _ => Heads::Shared,
-        })
-    }
-
-    /// The optimizer of the tasks, their learning rate, and that of meta-training.
-    fn optimizer(&self) -> (Optimizer, f64, f64) {
-        let (optimizer, task_lr, meta_lr) = match self.args.family {
-            Family::Catch => (Optimizer::Adam, 1e-3, 5e-3),
-            _ => (Optimizer::RmsProp, 3e-3, 1e-2),
-        };
-        (
-            self.args.task_optimizer.unwrap_or(optimizer),
-            self.args.task_lr.unwrap_or(task_lr),
-            self.args.meta_lr.unwrap_or(meta_lr),
-        )
-    }
-}
-
 impl<F: EnvFamily<Env: Draw> + Clone> Experiment for Control<F> {
     type Model = ActorCriticNet;
     type Learner = Method;
@@ -280,7 +267,6 @@ impl<F: EnvFamily<Env: Draw> + Clone> Experiment for Control<F> {
 
     fn settings(&self) -> Value {
         let names = |family: &F| Vec::from_iter((0..family.len().min(30)).map(|i| family.name(i)));
-        let (task_optimizer, task_lr, meta_lr) = self.optimizer();
         json!({
             "train": names(&self.train),
             "held_out": names(&self.held_out),
@@ -289,11 +275,11 @@ impl<F: EnvFamily<Env: Draw> + Clone> Experiment for Control<F> {
             "task_steps": self.task_steps,
             "held_out_steps": self.held_out_steps,
             "a2c": self.a2c,
-            "task_optimizer": task_optimizer,
-            "task_lr": task_lr,
+            "task_optimizer": self.args.task_optimizer,
+            "task_lr": self.args.task_lr,
             "meta_optimizer": self.args.meta_optimizer,
-            "meta_lr": meta_lr,
-            "heads": self.heads(),
+            "meta_lr": self.args.meta_lr,
+            "heads": self.args.heads,
             "model": self.model,
         })
     }
@@ -311,13 +297,12 @@ impl<F: EnvFamily<Env: Draw> + Clone> Experiment for Control<F> {
     }
 
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
-        let (optimizer, task_lr, meta_lr) = self.optimizer();
         Ok(MetaTrainer::new(run.method()?)
             .with_meta_batch_size(self.args.meta_batch)
             .with_task_steps(self.held_out_steps)
-            .with_task_optimizer(optimizer.init(), task_lr)
-            .with_meta_optimizer(self.args.meta_optimizer.init(), meta_lr)
-            .with_shared(match self.heads() {
+            .with_task_optimizer(self.args.task_optimizer.init(), self.args.task_lr)
+            .with_meta_optimizer(self.args.meta_optimizer.init(), self.args.meta_lr)
+            .with_shared(match self.args.heads {
                 Heads::Shared => ParamGroup::all(),
                 Heads::Own => ParamGroup::from_predicate("encoder"),
             }))

@@ -33,6 +33,10 @@ fn main() -> ExitCode {
 
 fn list() -> Result<()> {
     let args = Args::parse();
+    anyhow::ensure!(
+        (0.0..=1e6).contains(&args.seconds),
+        "--seconds must be between 0 and a million"
+    );
     let mut devices: Vec<(String, Result<Device, leap_core::Error>)> = Vec::new();
     for (name, _) in leap_core::available_devices() {
         let device = leap_core::device(&name);

@@ -15,6 +15,7 @@ use leap_core::{
     Error, InnerLoop, Lanes, Leap, LeapPath, Learned, LearningCurve, LearningPath, MetaLearner,
     MetaTrainer, ParamSpace, Predict, Pull, Summary, Task, TaskError, redraw, run_rng,
 };
+use leap_lab::not_negative;
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 
@@ -106,7 +107,7 @@ struct Args {
     /// Number of seeds
     #[arg(long, default_value_t = 5)]
     seeds: u64,
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = not_negative::<usize>)]
     meta_steps: usize,
 }
 

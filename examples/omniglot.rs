@@ -15,7 +15,9 @@ use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use leap_core::{MetaTrainer, Method, TaskError};
-use leap_lab::{Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption};
+use leap_lab::{
+    Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
+};
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasks, OmniglotTasksConfig};
 use serde::Serialize;
@@ -25,6 +27,7 @@ use serde_json::{Value, json};
 ///
 /// The defaults are the paper's; --quick is a smaller experiment of about two minutes on 2 cores.
 #[derive(Clone, Parser)]
+#[command(args_override_self = true)]
 struct Args {
     /// A smaller experiment; flags given as well have precedence
     #[arg(long)]
@@ -40,34 +43,34 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Numbers of alphabets to meta-train on
-    #[arg(long, value_delimiter = ',', default_value = "20")]
+    #[arg(long, value_delimiter = ',', default_value = "20", value_parser = positive::<usize>)]
     alphabets: Vec<usize>,
     /// Alphabets held out for the test [default: 10; quick: 5]
-    #[arg(long)]
+    #[arg(long, value_parser = positive::<usize>)]
     test_alphabets: Option<usize>,
     /// Meta-steps [default: 1000; quick: 40]
-    #[arg(long)]
+    #[arg(long, value_parser = not_negative::<usize>)]
     meta_steps: Option<usize>,
     /// Tasks in a meta-batch [default: 20; quick: 5]
-    #[arg(long)]
+    #[arg(long, value_parser = positive::<usize>)]
     meta_batch: Option<usize>,
     /// Training steps of a task [default: 100; quick: 50]
-    #[arg(long)]
+    #[arg(long, value_parser = positive::<usize>)]
     task_steps: Option<usize>,
     /// Drawings in a batch
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
     batch: usize,
     /// Learning rate of the tasks
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
     task_lr: f64,
     /// Learning rate of meta-training [default: 0.1; maml and fomaml 0.5]
-    #[arg(long)]
+    #[arg(long, value_parser = positive::<f64>)]
     meta_lr: Option<f64>,
     /// Training steps that maml differentiates through
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
     maml_steps: usize,
     /// Step of maml's differences; networks with ReLU and max-pooling need a large one
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
     maml_difference: f64,
     /// Optimizer of the tasks
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
@@ -76,19 +79,19 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
     meta_optimizer: Optimizer,
     /// Characters in a task
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
     classes: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
     filters: usize,
     /// Convolution blocks
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = positive::<usize>)]
     layers: usize,
     /// Height and width of the kernels
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = positive::<usize>)]
     kernel_size: usize,
     /// Padding of the convolutions
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]
     padding: usize,
     /// Average over the image after the last block instead of max-pooling in each
     #[arg(long)]
@@ -103,10 +106,10 @@ struct Args {
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Height and width to which the official files are resized
-    #[arg(long, default_value_t = 28, requires = "data")]
+    #[arg(long, default_value_t = 28, requires = "data", value_parser = positive::<usize>)]
     image_size: usize,
     /// Save a checkpoint after every so many meta-steps
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = not_negative::<usize>)]
     checkpoint_every: usize,
     #[command(flatten)]
     options: RunOptions,

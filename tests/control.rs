@@ -130,7 +130,7 @@ fn control_goes_on_in_the_middle_of_tasks() {
         let report = read(out.join("report.html"));
         for seen in [
             "Learning held-out tasks: score",
-            "The loss along the path",
+            "The score along the path",
             "reached 195",
             "data:image/gif",
             "Energy of the path",
@@ -179,7 +179,9 @@ fn what_cannot_work_is_said_in_a_line() {
         (quick.to_string(), "--resume"),
         (format!("{quick} --resume --task-lr 0.5"), "task_lr"),
         ("--overwrite --held-out 0".to_string(), "--held-out"),
-        ("--overwrite --envs 0".to_string(), "above 0"),
+        ("--overwrite --envs 0".to_string(), "--envs"),
+        ("--overwrite --task-lr inf".to_string(), "--task-lr"),
+        ("--overwrite --discount=-1".to_string(), "--discount"),
         ("--overwrite --reward-clip 0".to_string(), "above 0"),
         ("--overwrite --family chess".to_string(), "cart-pole"),
         ("--overwrite --method lepa".to_string(), "leap"),

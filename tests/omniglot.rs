@@ -152,6 +152,17 @@ fn what_cannot_work_is_said_in_a_line() {
             format!("{quick} --resume --task-lr 0.2"),
             "task_lr: 0.1 then, 0.2 now",
         ),
+        (
+            format!("{quick} --resume --meta-steps 1"),
+            "has taken 2 meta-steps already",
+        ),
+        (
+            "--overwrite --test-alphabets 0".to_string(),
+            "--test-alphabets",
+        ),
+        ("--overwrite --meta-batch 0".to_string(), "--meta-batch"),
+        ("--overwrite --jobs 0".to_string(), "--jobs"),
+        ("--overwrite --task-lr nan".to_string(), "--task-lr"),
         ("--overwrite --methods lepa".to_string(), "fomaml-query"),
         ("--overwrite --alphabets 60".to_string(), "alphabets"),
         ("--overwrite --device cuda:0".to_string(), "--features cuda"),
@@ -167,6 +178,70 @@ fn what_cannot_work_is_said_in_a_line() {
         assert!(!output.status.success(), "{flags} was accepted");
         assert!(errors.contains(said), "{flags}: {errors}");
         assert!(!errors.contains("panicked"), "{flags}: {errors}");
+    }
+}
+
+/// A sweep is killed outright at random moments, 20 or as many as `LEAP_KILLS` says, and resumed each time.
+#[test]
+fn killed_at_any_moment_it_comes_to_the_same_numbers() {
+    let kills: usize = std::env::var("LEAP_KILLS").map_or(20, |n| n.parse().expect("a number"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let more =
+        "--methods leap,finetuning --alphabets 2 --seeds 1 --meta-steps 30 --checkpoint-every 3";
+    let straight = folder.path().join("straight");
+    let start = Instant::now();
+    succeed(sweep(&straight, more));
+    let usual = start.elapsed();
+    let lines = |out: &Path| {
+        let text = std::fs::read_to_string(out.join("leap-2-alphabets-seed-1/metrics.jsonl"));
+        let without_seconds = |line: &str| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            line.as_object_mut().expect("an object").remove("seconds");
+            line
+        };
+        Vec::from_iter(text.expect("metrics").lines().map(without_seconds))
+    };
+    let (results_then, lines_then) = (results(&straight), lines(&straight));
+    assert_eq!(lines_then.len(), 30);
+
+    // A generator that gives the same moments each time.
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as f64 / 2_f64.powi(31)
+    };
+    let (mut killed, mut folders) = (0, 0);
+    while killed < kills {
+        folders += 1;
+        let out = folder.path().join(format!("broken-{folders}"));
+        loop {
+            let resume = if out.join("config.json").exists() {
+                "--resume"
+            } else {
+                ""
+            };
+            let mut child = sweep(&out, &format!("{more} {resume}"))
+                .spawn()
+                .expect("it starts");
+            if killed == kills {
+                let output = child.wait_with_output().expect("it ends");
+                assert!(output.status.success(), "{}", text(&output.stderr));
+                break;
+            }
+            std::thread::sleep(usual.mul_f64(random()));
+            let ended = child.try_wait().expect("a child");
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("it ends");
+            match ended {
+                Some(status) if status.success() => break,
+                Some(_) => panic!("{}", text(&output.stderr)),
+                None => killed += 1,
+            }
+        }
+        assert_eq!(results(&out), results_then, "after {killed} kills");
+        assert_eq!(lines(&out), lines_then, "after {killed} kills");
     }
 }
 
@@ -266,10 +341,10 @@ fn the_report_reads_well_on_a_phone_and_in_the_dark() {
             let seen = page.split("SEEN ").nth(2);
             let seen = seen.and_then(|rest| rest.split(" END").next());
             let scheme = if dark { "dark" } else { "light" };
-            // Six methods at two numbers of alphabets and seven more variants of Leap; curves, results against
+            // Two tables of six methods at two numbers of alphabets and seven more variants of Leap; curves, results against
             // alphabets, meta-training, and a picture of paths for each run of the first seed that has one.
             let figures = report.matches("<figure").count();
-            let rows = 2 * (5 + 7) + 1;
+            let rows = 2 * (2 * (5 + 7) + 1);
             let expected = format!("{scheme}; {width}; {figures} figures, {rows} rows");
             assert_eq!(seen, Some(expected.as_str()), "{page}");
             assert!(figures >= 9, "{figures} figures");

@@ -39,7 +39,8 @@ impl Experiment for Waves {
         Ok(MetaTrainer::new(run.method()?)
             .with_meta_batch_size(2)
             .with_task_steps(10)
-            .with_task_optimizer(SgdConfig::new().init(), 0.01))
+            .with_task_optimizer(SgdConfig::new().init(), 0.01)
+            .with_meta_optimizer(SgdConfig::new().init(), 0.01))
     }
 }
 
@@ -52,7 +53,7 @@ events.Reload()
 tags = events.Tags()
 print(json.dumps({
     "scalars": {tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in tags["scalars"]},
-    "images": {tag: events.Images(tag)[0].encoded_image_string.decode()[:4] for tag in tags["images"]},
+    "images": {tag: [events.Images(tag)[0].encoded_image_string[1:4].decode(), events.Images(tag)[0].width] for tag in tags["images"]},
 }))
 "#;
 
@@ -130,7 +131,7 @@ fn tensorboard_reads_what_a_sweep_tells() {
     assert_eq!(curve[19].1, leap.held_out.curve().loss[9] as f32);
     let auc = &seen["scalars"]["held-out/auc"];
     assert_eq!(auc[1][1], leap.summary.held_out_tasks.auc as f32 as f64);
-    assert_eq!(seen["images"]["figures/paths"], "<svg");
+    assert_eq!(seen["images"]["figures/paths"], json!(["PNG", 2 * 2 * 380]));
     let all = read(&python, &out);
     assert!(
         all["images"].as_object().expect("images").len() > 3,

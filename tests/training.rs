@@ -1,17 +1,13 @@
-//! What meta-training promises: the same numbers on any number of lanes and after a resume, checkpoints that
-//! survive a kill, tasks that diverge are left out, initializations that training leaves alone.
+//! What meta-training promises: the same numbers on any number of lanes, tasks that diverge are left out, initializations
+//! that training leaves alone, models that it works with or refuses.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use burn::module::{Module, ParamGroup};
-use burn::nn::LinearConfig;
-use burn::optim::{AdamConfig, SgdConfig};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, ModuleMapper, Param, ParamGroup};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use leap_core::{
-    Checkpoints, Error, Finetuning, InnerLoop, Lanes, Leap, Maml, MetaLearner, MetaTrainer, Method,
-    ParamSpace, Purpose, Report, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet,
+    Error, Finetuning, InnerLoop, Lanes, Leap, LearningPath, Maml, MetaLearner, MetaTrainer,
+    Method, ParamSpace, Purpose, Report, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet,
     project_paths, redraw, run_rng, task_copy,
 };
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
@@ -89,144 +85,62 @@ fn one_and_four_lanes_agree_bit_for_bit() {
     }
 }
 
-#[test]
-fn a_resumed_run_equals_one_without_interruption() {
-    let device = flex();
-    let lanes = Lanes::threads(&device, 2).unwrap();
-    let tasks = Sinusoids::new();
-    let folder = tempfile::tempdir().unwrap();
-    let trainer = |checkpoints: &Path| {
-        let schedule =
-            burn::lr_scheduler::exponential::ExponentialLrSchedulerConfig::new(0.02, 0.9);
-        MetaTrainer::new(Leap::new())
-            .with_meta_batch_size(3)
-            .with_task_steps(5)
-            .with_task_optimizer(SgdConfig::new().init(), 0.02)
-            .with_meta_optimizer(AdamConfig::new().init(), schedule.init().unwrap())
-            .with_checkpoints(Checkpoints::new(checkpoints, 2))
-    };
-    let straight = trainer(&folder.path().join("a"));
-    let straight = straight.fit(mlp(&device), 7, &tasks, &lanes).unwrap();
-
-    // Ends after 5 meta-steps; the last checkpoint is of the 4th.
-    let broken = trainer(&folder.path().join("b"));
-    broken.fit(mlp(&device), 5, &tasks, &lanes).unwrap();
-    let mut resumed = broken.resume(mlp(&device)).unwrap();
-    assert_eq!(resumed.meta_step(), 4);
-    while resumed.meta_step() < 7 {
-        resumed.step(&tasks, &lanes).unwrap();
-    }
-    assert_eq!(bits(resumed.init()), bits(&straight));
-    let left: Vec<_> = std::fs::read_dir(folder.path().join("b"))
-        .unwrap()
-        .collect();
-    assert_eq!(left.len(), 1, "older checkpoints are removed: {left:?}");
+/// A model of one layer, used twice.
+#[derive(Module, Debug)]
+struct Tied {
+    encode: Linear,
+    decode: Linear,
 }
 
 #[test]
-fn wrong_checkpoints_are_refused_with_a_reason() {
+fn a_parameter_in_two_places_is_refused_when_the_path_begins() {
     let device = flex();
-    let lanes = Lanes::single(&device);
-    let folder = tempfile::tempdir().unwrap();
-    let trainer = MetaTrainer::new(Leap::new())
-        .with_meta_batch_size(1)
-        .with_task_steps(2)
-        .with_checkpoints(Checkpoints::new(folder.path(), 1));
-    let resume_error = |trainer: &MetaTrainer<Leap>| match trainer.resume(mlp(&device)) {
-        Ok(_) => panic!("should not resume"),
-        Err(error) => error.to_string(),
+    let encode = LinearConfig::new(4, 4).with_bias(false).init(&device);
+    let decode = Linear {
+        weight: encode.weight.clone(),
+        bias: None,
     };
-    assert_eq!(
-        trainer.resume(mlp(&device)).unwrap().meta_step(),
-        0,
-        "nothing to resume is no error"
-    );
-    trainer
-        .fit(mlp(&device), 1, &Sinusoids::new(), &lanes)
-        .unwrap();
-    let error = resume_error(&trainer.clone().with_seed(9));
+    let error = Leap::new().begin(&Tied { encode, decode }).err().unwrap();
+    let error = error.to_string();
     assert!(
-        error.contains("another run") && error.contains("seed: 9"),
+        error.contains("encode.weight") && error.contains("decode.weight"),
         "{error}"
     );
-
-    let checkpoint = Checkpoints::new(folder.path(), 1)
-        .newest()
-        .unwrap()
-        .unwrap();
-    let other = trainer.resume(MlpConfig::new(vec![1, 8, 1]).init(&device).unwrap());
-    assert!(matches!(other, Err(Error::Checkpoint { .. })));
-    for file in ["init.bpk", "meta_optimizer.bpk", "state.json"] {
-        let path = checkpoint.join(file);
-        let sound = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &sound[..sound.len() / 2]).unwrap();
-        let error = resume_error(&trainer);
-        assert!(error.contains(file), "{error}");
-        std::fs::write(&path, sound).unwrap();
-    }
-    assert_eq!(trainer.resume(mlp(&device)).unwrap().meta_step(), 1);
 }
 
-/// Not a test of its own: what the next test starts and kills.
+/// Casts parameters.
+struct Cast(DType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|values| Tensor::from_inner(values.inner().cast(self.0)).require_grad())
+    }
+}
+
 #[test]
-#[ignore = "runs until it is killed"]
-fn child_that_is_killed() {
-    let folder = std::env::var("LEAP_TEST_CHECKPOINTS").unwrap();
-    let trainer = killed_trainer(Path::new(&folder));
+fn models_in_half_precision_have_paths_in_single_precision() {
     let device = flex();
-    let mut run = trainer.resume(mlp(&device)).unwrap();
-    loop {
-        run.step(&Sinusoids::new(), &Lanes::single(&device))
-            .unwrap();
-    }
-}
-
-fn killed_trainer(folder: &Path) -> MetaTrainer<Leap> {
-    MetaTrainer::new(Leap::new())
-        .with_meta_batch_size(1)
-        .with_task_steps(2)
-        .with_task_optimizer(SgdConfig::new().init(), 0.01)
-        .with_meta_optimizer(AdamConfig::new().init(), 0.001)
-        .with_checkpoints(Checkpoints::new(folder, 1))
-}
-
-#[test]
-fn killed_at_any_moment_the_last_checkpoint_still_loads() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut last = 0;
-    for kill in 0..10 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_is_killed", "--ignored"])
-            .env("LEAP_TEST_CHECKPOINTS", folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Until there is a new checkpoint, then for some odd time more.
-        let step = || {
-            let newest = Checkpoints::new(folder.path(), 1).newest().ok()??;
-            newest
-                .file_name()?
-                .to_str()?
-                .rsplit_once('-')?
-                .1
-                .parse::<usize>()
-                .ok()
-        };
-        while step().unwrap_or(0) <= last {
-            assert!(
-                child.try_wait().unwrap().is_none(),
-                "the child ended by itself"
-            );
-            std::thread::sleep(Duration::from_millis(1));
+    let length = |dtype| {
+        let net = MlpConfig::new(vec![2, 8, 1]).init(&device).unwrap();
+        let net = redraw(net, &ParamGroup::all(), &mut run_rng(1, "half"));
+        let net = task_copy(&net).map(&mut Cast(dtype));
+        let (mut model, mut path) = Leap::new().begin(&net).unwrap();
+        let mut inner = SgdConfig::new().init();
+        for step in 0..4 {
+            let points: Vec<f32> = (0..16)
+                .map(|i| ((i * 7 + step * 5) % 13) as f32 / 13.0)
+                .collect();
+            let x = Tensor::<2>::from_data(TensorData::new(points, [8, 2]), &device).cast(dtype);
+            let loss = (model.forward(x.clone()) - x.sum_dim(1)).square().mean();
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            path.record(&model, &loss, &grads).unwrap();
+            model = inner.step(0.05, model, grads);
         }
-        std::thread::sleep(Duration::from_micros(1_700 * kill));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let run = killed_trainer(folder.path()).resume(mlp(&flex())).unwrap();
-        assert!(run.meta_step() > last, "{} after {last}", run.meta_step());
-        last = run.meta_step();
-    }
+        let learned = path.finish().unwrap();
+        learned.figures.read().unwrap().length
+    };
+    let (half, single) = (length(DType::F16), length(DType::F32));
+    assert!((half / single - 1.0).abs() < 0.02, "{half} and {single}");
 }
 
 /// Sinusoids of which some diverge at once.

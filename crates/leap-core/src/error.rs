@@ -25,6 +25,17 @@ pub enum Error {
         path: String,
     },
 
+    /// A parameter is in two places of the model, of which Burn's optimizers move one only.
+    #[error(
+        "`{first}` and `{second}` are one parameter, which is not supported: use it from one place"
+    )]
+    TiedParameter {
+        /// Its path in the model.
+        first: String,
+        /// Its other path.
+        second: String,
+    },
+
     /// A gradient or a point from another parameter space was added.
     #[error("the parameter vectors belong to different parameter spaces")]
     SpaceMismatch,

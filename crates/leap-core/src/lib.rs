@@ -48,6 +48,7 @@
 mod devices;
 mod error;
 mod learners;
+mod number;
 mod saving;
 mod seed;
 mod space;

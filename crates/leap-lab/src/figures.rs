@@ -126,11 +126,10 @@ impl Chart {
             .bold_line_style(BLACK.mix(0.12))
             .x_labels(6)
             .y_labels(6)
-            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_label_formatter(&|x| label(*x))
             .y_label_formatter(&|y| match y.abs() {
                 1e5.. => format!("{y:.1e}"),
-                // Without the noise of the last digits.
-                _ => ((y * 1e6).round() / 1e6).to_string(),
+                _ => label(*y),
             })
             .x_desc(&self.x)
             .y_desc(&self.y)
@@ -180,6 +179,11 @@ impl Chart {
             .draw()?;
         Ok(())
     }
+}
+
+/// A number on an axis, without the noise of the last digits.
+fn label(value: f64) -> String {
+    ((value * 1e6).round() / 1e6).to_string()
 }
 
 /// Paths in a plane side by side, a panel for each initialization, all to one scale. Every path starts at

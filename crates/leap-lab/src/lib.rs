@@ -26,7 +26,7 @@ mod tracking;
 pub use error::Error;
 pub use figures::{Chart, Series, draw_paths};
 pub use folder::{Existing, RunFolder};
-pub use options::RunOptions;
+pub use options::{RunOptions, not_negative, positive};
 pub use recording::animate;
 pub use report::{Figure, Section, Table, report};
 pub use sweep::experiment::{Experiment, Session};

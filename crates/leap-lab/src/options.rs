@@ -1,6 +1,8 @@
 //! What the person who starts an experiment decides.
 
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::error::Error;
 use crate::folder::Existing;
@@ -67,5 +69,55 @@ impl RunOptions {
             return Err(Error::Setting(wrong.into()));
         }
         Ok(())
+    }
+}
+
+/// A number above 0, for a flag (`#[arg(value_parser = positive::<usize>)]`): what is not one is refused with the flag's
+/// name.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn positive<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    number(text, |value| value > 0.0, "it must be above 0")
+}
+
+/// A number that is not below 0, for a flag.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn not_negative<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    number(text, |value| value >= 0.0, "it must not be below 0")
+}
+
+fn number<T: FromStr<Err: Display>>(
+    text: &str,
+    is_good: fn(f64) -> bool,
+    wrong: &str,
+) -> Result<T, String> {
+    let value: f64 = text.parse().map_err(|_| "it is no number".to_string())?;
+    if !value.is_finite() {
+        return Err("it must be finite".into());
+    }
+    if !is_good(value) {
+        return Err(wrong.into());
+    }
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_flags_have_their_range_checked() {
+        assert_eq!(positive::<usize>("3"), Ok(3));
+        assert_eq!(positive::<f64>("1e39"), Ok(1e39));
+        assert_eq!(not_negative::<f64>("0"), Ok(0.0));
+        for wrong in ["0", "-1", "inf", "NaN", "many", "1.5", ""] {
+            assert!(positive::<usize>(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["-0.1", "inf", "-inf", "NaN", "x"] {
+            assert!(not_negative::<f64>(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -17,7 +17,8 @@ where
         return ExitCode::SUCCESS;
     };
     let error: Box<dyn std::error::Error + Send + Sync> = error.into();
-    if let Some(Error::Interrupted) = error.downcast_ref::<Error>() {
+    // By its words: some wrappers of errors hide what they hold.
+    if error.to_string() == Error::Interrupted.to_string() {
         say(&error.to_string());
         return ExitCode::from(130);
     }

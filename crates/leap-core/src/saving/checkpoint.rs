@@ -24,15 +24,87 @@ pub struct Checkpoints {
     every: usize,
     /// Steps of a task after each of which it is saved too; 0 is never.
     every_task_steps: usize,
+    overwrite: bool,
 }
 
-/// What decides, next to the optimizers, which numbers a run computes; a resumed run must have the same.
+/// What decides which numbers a run computes; a resumed run must have the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub learner: String,
     pub seed: u64,
     pub meta_batch_size: usize,
     pub task_steps: usize,
+    /// What optimizers do, with their learning rates.
+    pub task_optimizer: Vec<f64>,
+    pub meta_optimizer: Vec<f64>,
+    /// Paths of the parameters that are meta-learned.
+    pub shared: Vec<String>,
+    /// A digest of the initialization that the run began from.
+    pub init: String,
+}
+
+impl Settings {
+    /// What differs from `other`, by name.
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut differ = |differs: bool, name: &str, then: String, now: String| {
+            if differs {
+                all.push(format!("{name}: {then} then, {now} now"));
+            }
+        };
+        let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
+        let (a, b) = (self, other);
+        differ(
+            a.learner != b.learner,
+            "learner",
+            a.learner.clone(),
+            b.learner.clone(),
+        );
+        differ(a.seed != b.seed, "seed", text(&a.seed), text(&b.seed));
+        let sizes = (text(&a.meta_batch_size), text(&b.meta_batch_size));
+        differ(
+            a.meta_batch_size != b.meta_batch_size,
+            "meta-batch size",
+            sizes.0,
+            sizes.1,
+        );
+        let steps = (text(&a.task_steps), text(&b.task_steps));
+        differ(a.task_steps != b.task_steps, "task steps", steps.0, steps.1);
+        // Devices round differently.
+        let near = |a: &f64, b: &f64| {
+            (a - b).abs() <= 1e-3 * a.abs().max(b.abs()) || a.to_bits() == b.to_bits()
+        };
+        let same =
+            |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| near(a, b));
+        for (name, a, b) in [
+            (
+                "task optimizer or its learning rate",
+                &a.task_optimizer,
+                &b.task_optimizer,
+            ),
+            (
+                "meta-optimizer or its learning rate",
+                &a.meta_optimizer,
+                &b.meta_optimizer,
+            ),
+        ] {
+            let rate = |numbers: &Vec<f64>| format!("{:?} at first", numbers.first());
+            differ(!same(a, b), name, rate(a), rate(b));
+        }
+        differ(
+            a.shared != b.shared,
+            "meta-learned parameters",
+            text(&a.shared),
+            text(&b.shared),
+        );
+        differ(
+            a.init != b.init,
+            "initialization at the start",
+            a.init.clone(),
+            b.init.clone(),
+        );
+        all
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,7 +114,7 @@ struct State {
     settings: Settings,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PREFIX: &str = "checkpoint-";
 const UNFINISHED: &str = "unfinished-checkpoint";
 
@@ -60,7 +132,36 @@ impl Checkpoints {
             folder: folder.into(),
             every,
             every_task_steps: 0,
+            overwrite: false,
         }
+    }
+
+    /// Replaces the checkpoints of an earlier run in the folder, when a run that [begins](crate::MetaTrainer::begin) saves
+    /// its first. Without it, such a folder is refused.
+    pub fn with_overwrite(mut self) -> Self {
+        self.overwrite = true;
+        self
+    }
+
+    /// That there is nothing of an earlier run in the folder, or that it may be replaced.
+    pub(crate) fn check_unused(&self) -> Result<(), Error> {
+        match self.newest()? {
+            Some(path) if !self.overwrite => Err(Error::Checkpoint {
+                path,
+                reason: "it is of an earlier run: `resume` goes on with it, `Checkpoints::with_overwrite` replaces it, \
+                         another folder keeps both"
+                    .into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all checkpoints.
+    pub(crate) fn remove_all(&self) -> Result<(), Error> {
+        for (_, path) in self.all()? {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+        Ok(())
     }
 
     /// Saves within tasks too, every `every` steps of each, for tasks that take hours; tasks of an evaluation as
@@ -200,14 +301,10 @@ impl Checkpoints {
                 format!("version {} is not known (this is {VERSION})", state.version),
             ));
         }
-        if state.settings != *settings {
-            return Err(bad(
-                "state.json",
-                format!(
-                    "it is of another run: {:?}, not {settings:?}",
-                    state.settings
-                ),
-            ));
+        let differences = state.settings.differences(settings);
+        if !differences.is_empty() {
+            let reason = format!("it is of another run; {}", differences.join("; "));
+            return Err(bad("state.json", reason));
         }
         let init = init
             .try_load_file(folder.join("init.bpk"))

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::number;
 use crate::space::params::read_back;
 
 /// The figures of a path on its device, each of shape `[1]`.
@@ -52,12 +53,16 @@ impl DeviceFigures {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PathFigures {
     /// Sum of the segments' lengths (d1).
+    #[serde(with = "number::one")]
     pub length: f64,
     /// Sum of the segments' squared lengths (d2).
+    #[serde(with = "number::one")]
     pub energy: f64,
     /// The distance between the path's ends over its length: 1 is a straight line.
+    #[serde(with = "number::one")]
     pub straightness: f64,
     /// Mean cosine between segments that follow each other: 1 goes straight on, -1 goes back and forth.
+    #[serde(with = "number::one")]
     pub cosine: f64,
     /// Number of segments.
     pub segments: usize,

@@ -50,12 +50,14 @@ impl ParamSpace {
     /// The space of those trainable parameters of `model` that `group` matches.
     ///
     /// # Errors
-    /// [`Error::NothingShared`] if there is none.
+    /// [`Error::NothingShared`] if there is none, [`Error::TiedParameter`] if one is in two places of the model: Burn's
+    /// optimizers move one of them only.
     pub fn new<M: Module>(model: &M, group: &ParamGroup) -> Result<Arc<Self>, Error> {
         struct Collect<'a> {
             group: &'a ParamGroup,
             path: Vec<String>,
             params: Vec<SharedParam>,
+            tied: Option<Error>,
         }
         impl ModuleVisitor for Collect<'_> {
             fn enter_module(&mut self, name: &str, _container: &str) {
@@ -67,6 +69,13 @@ impl ParamSpace {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let path = self.path.join(".");
                 if param.is_require_grad() && self.group.matches(&param.id, Some(&path)) {
+                    if let Some(first) = self.params.iter().find(|p| p.id == param.id) {
+                        self.tied.get_or_insert(Error::TiedParameter {
+                            first: first.path.clone(),
+                            second: path,
+                        });
+                        return;
+                    }
                     self.params.push(SharedParam {
                         id: param.id,
                         path,
@@ -80,8 +89,12 @@ impl ParamSpace {
             group,
             path: Vec::new(),
             params: Vec::new(),
+            tied: None,
         };
         model.visit(&mut collect);
+        if let Some(error) = collect.tied {
+            return Err(error);
+        }
         if collect.params.is_empty() {
             return Err(Error::NothingShared);
         }
@@ -115,6 +128,11 @@ impl ParamSpace {
             params,
             dtype: self.dtype,
         })
+    }
+
+    /// The type of numbers in its vectors.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Ids and paths of the parameters.

@@ -144,7 +144,9 @@ impl PathMeter {
         model: &M,
         loss: &Tensor<1>,
     ) -> Result<Option<Segment>, Error> {
-        let here = (self.space.point(model)?, loss.clone().inner());
+        // In the type of the vectors, which a loss in half precision is widened to.
+        let loss = loss.clone().inner().cast(self.space.dtype());
+        let here = (self.space.point(model)?, loss);
         let Some((_, last)) = &mut self.ends else {
             self.ends = Some((here.clone(), here));
             return Ok(None);

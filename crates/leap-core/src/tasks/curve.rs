@@ -2,21 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::number;
+
 /// What a task measured at each step, before that step's update.
 ///
 /// Very long tasks have an entry for several steps, so that a curve has no more than some 16,000 of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearningCurve {
     /// Loss at each step, or its mean over `stride` steps.
+    #[serde(with = "number::list")]
     pub loss: Vec<f64>,
     /// Accuracy in [0, 1] at each step, or its mean over `stride` steps; empty for tasks that have none.
+    #[serde(with = "number::list")]
     pub accuracy: Vec<f64>,
     /// Score at each step, or at the last of `stride` steps; empty for tasks that have none.
-    #[serde(default)]
+    #[serde(default, with = "number::options")]
     pub score: Vec<Option<f64>>,
     /// Length of the path from its start to each step, or to the last of `stride` steps; empty where it was not
     /// measured.
-    #[serde(default)]
+    #[serde(default, with = "number::list")]
     pub length: Vec<f64>,
     /// Number of steps that an entry stands for.
     #[serde(default = "one")]
@@ -135,10 +139,11 @@ impl LearningCurve {
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// A score.
-    Score(f64),
+    Score(#[serde(with = "number::one")] f64),
     /// A loss, the mean over so many entries of a curve.
     Loss {
         /// The mean loss.
+        #[serde(with = "number::one")]
         loss: f64,
         /// Number of entries.
         over: usize,
@@ -151,6 +156,7 @@ pub struct Reached {
     /// Training steps taken.
     pub steps: usize,
     /// Length of the path so far, where it was measured.
+    #[serde(default, with = "number::option")]
     pub length: Option<f64>,
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::number;
 use crate::seed::TaskSeed;
 use crate::space::figures::PathFigures;
 use crate::tasks::curve::{Goal, LearningCurve, Reached, mean};
@@ -47,38 +48,47 @@ pub struct Summary {
     /// Tasks left out.
     pub left_out: usize,
     /// Area under the loss curve.
+    #[serde(with = "number::one")]
     pub auc: f64,
     /// Training loss, over all steps.
+    #[serde(with = "number::one")]
     pub loss: f64,
     /// Training accuracy, over all steps.
+    #[serde(default, with = "number::option")]
     pub accuracy: Option<f64>,
     /// Loss on held-out samples after training.
+    #[serde(default, with = "number::option")]
     pub held_out_loss: Option<f64>,
     /// Accuracy on held-out samples after training.
+    #[serde(default, with = "number::option")]
     pub held_out_accuracy: Option<f64>,
     /// Score, over all steps that have one.
-    #[serde(default)]
+    #[serde(default, with = "number::option")]
     pub score: Option<f64>,
     /// Score at the last step.
-    #[serde(default)]
+    #[serde(default, with = "number::option")]
     pub last_score: Option<f64>,
     /// Length of the path.
+    #[serde(default, with = "number::option")]
     pub path_length: Option<f64>,
     /// Energy of the path.
+    #[serde(default, with = "number::option")]
     pub path_energy: Option<f64>,
     /// Straightness of the path.
+    #[serde(default, with = "number::option")]
     pub path_straightness: Option<f64>,
     /// Cosine between the path's segments.
+    #[serde(default, with = "number::option")]
     pub path_cosine: Option<f64>,
     /// Tasks that came as far as training from scratch does at its end; `None` if they were not
     /// [compared](Report::compare).
     #[serde(default)]
     pub reached_scratch: Option<usize>,
     /// Training steps up to there, of the tasks that came so far.
-    #[serde(default)]
+    #[serde(default, with = "number::option")]
     pub steps_to_scratch: Option<f64>,
     /// Length of the path up to there, of the tasks that came so far.
-    #[serde(default)]
+    #[serde(default, with = "number::option")]
     pub length_to_scratch: Option<f64>,
 }
 
@@ -185,5 +195,34 @@ mod tests {
         assert_eq!((summary.loss, summary.auc), (2.0, 1.5));
         assert_eq!(summary.held_out_accuracy, None);
         assert_eq!(summary.reached_scratch, None);
+    }
+
+    #[test]
+    fn what_is_not_finite_goes_through_json() {
+        let curve = LearningCurve {
+            loss: vec![1.0, f64::NAN, f64::INFINITY],
+            accuracy: vec![f64::NEG_INFINITY],
+            score: vec![None, Some(f64::NAN), Some(2.5)],
+            length: vec![0.0, f64::INFINITY],
+            ..LearningCurve::default()
+        };
+        let again: LearningCurve =
+            serde_json::from_str(&serde_json::to_string(&curve).unwrap()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{curve:?}"));
+        let packed = rmp_serde::to_vec_named(&curve).unwrap();
+        let again: LearningCurve = rmp_serde::from_slice(&packed).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{curve:?}"));
+
+        let summary = Summary::of(&[]);
+        assert!(summary.auc.is_nan());
+        let json = serde_json::to_value(summary).unwrap();
+        assert_eq!(json["auc"], "NaN");
+        let again: Summary = serde_json::from_value(json).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{summary:?}"));
+        let whole: Summary = serde_json::from_str(
+            r#"{"tasks": 1, "left_out": 0, "auc": 2, "loss": 3.5, "path_length": null}"#,
+        )
+        .unwrap();
+        assert_eq!((whole.auc, whole.loss, whole.score), (2.0, 3.5, None));
     }
 }

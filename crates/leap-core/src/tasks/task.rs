@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::error::TaskError;
+use crate::number;
 use crate::seed::{TaskRng, TaskSeed};
 
 /// A learning process: it gives a loss for the model as it is now, step after step.
@@ -101,8 +102,10 @@ impl From<Tensor<1>> for StepLoss {
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct HeldOut {
     /// Mean loss.
+    #[serde(with = "number::one")]
     pub loss: f64,
     /// Accuracy in [0, 1], for tasks that have one.
+    #[serde(default, with = "number::option")]
     pub accuracy: Option<f64>,
 }
 

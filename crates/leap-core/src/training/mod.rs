@@ -3,5 +3,6 @@
 pub(crate) mod attempt;
 pub(crate) mod inner;
 pub(crate) mod learner;
+mod probe;
 pub(crate) mod run;
 pub(crate) mod trainer;

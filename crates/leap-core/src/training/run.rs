@@ -4,23 +4,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::module::Module;
+use burn::module::{Module, ParamGroup};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 
 use crate::devices::cluster;
 use crate::devices::lanes::Lanes;
 use crate::error::{Error, TaskError};
+use crate::saving::checkpoint::Settings;
 use crate::saving::task::{Breaks, TaskFolder};
 use crate::seed::{Purpose, TaskSeed};
 use crate::space::copy::{task_copy, task_copy_on};
 use crate::space::meta_gradient::MetaGradient;
-use crate::space::params::ParamSpace;
+use crate::space::params::{ParamSpace, digest};
 use crate::space::trace::PathTrace;
 use crate::tasks::report::{Report, TaskReport};
 use crate::tasks::task::{TaskContext, TaskSet};
 use crate::training::attempt::Attempt;
 use crate::training::learner::MetaLearner;
+use crate::training::probe::probe;
 use crate::training::trainer::MetaTrainer;
 
 /// Meta-training under way.
@@ -31,6 +33,10 @@ pub struct MetaRun<M: Module, L> {
     optimizer: ModuleOptimizer,
     lr: ModuleLrScheduler,
     meta_step: usize,
+    /// What its checkpoints are of, where there are any.
+    settings: Option<Settings>,
+    /// Whether what is in the folder of checkpoints is of an earlier run.
+    replaces: bool,
 }
 
 impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
@@ -94,16 +100,17 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Checkpoint`] if it could not be written.
-    pub fn save_checkpoint(&self) -> Result<(), Error> {
-        match &self.trainer.checkpoints {
-            None => Ok(()),
-            Some(checkpoints) => checkpoints.save(
-                &self.init,
-                &self.optimizer,
-                self.meta_step,
-                &self.trainer.settings(),
-            ),
+    pub fn save_checkpoint(&mut self) -> Result<(), Error> {
+        let (Some(checkpoints), Some(settings)) = (&self.trainer.checkpoints, &self.settings)
+        else {
+            return Ok(());
+        };
+        if self.replaces {
+            checkpoints.check_unused()?;
+            checkpoints.remove_all()?;
+            self.replaces = false;
         }
+        checkpoints.save(&self.init, &self.optimizer, self.meta_step, settings)
     }
 
     /// Draws the tasks of the next meta-batch: without replacement, as long as there are enough.
@@ -162,7 +169,10 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                     .clone()
                     .step()
                     .lr_from_param(id, Some(path));
-                let how = format!("{:?}, learning rate {lr}", trainer.settings());
+                let (seed, batch) = (trainer.seed, trainer.meta_batch_size);
+                let (learner, steps) = (&trainer.learner, trainer.inner.steps);
+                let how =
+                    format!("{learner:?}, seed {seed}, {batch} x {steps}, learning rate {lr}");
                 checkpoints.tasks(&name, &how, &self.space, &self.init)?
             }
         };
@@ -257,13 +267,37 @@ impl<L: Clone> MetaTrainer<L> {
             ));
         }
         let init = task_copy(&init);
+        let space = ParamSpace::new(&init, &self.shared)?;
+        let settings = match &self.checkpoints {
+            None => None,
+            Some(_) => Some(self.settings(&init, &space)?),
+        };
         Ok(MetaRun {
-            space: ParamSpace::new(&init, &self.shared)?,
+            space,
             init,
             optimizer: self.meta_optimizer.clone(),
             lr: self.meta_lr.clone(),
             meta_step: 0,
             trainer: self.clone(),
+            settings,
+            replaces: true,
+        })
+    }
+
+    fn settings<M: Module>(&self, init: &M, space: &Arc<ParamSpace>) -> Result<Settings, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let all = ParamSpace::new(init, &ParamGroup::all())?;
+        Ok(Settings {
+            learner: format!("{:?}", self.learner),
+            seed: self.seed,
+            meta_batch_size: self.meta_batch_size,
+            task_steps: self.inner.steps,
+            task_optimizer: probe(&all, init, &self.inner.optimizer, &self.inner.lr)?,
+            meta_optimizer: probe(space, init, &self.meta_optimizer, &self.meta_lr)?,
+            shared: space.paths().map(String::from).collect(),
+            init: format!("{:016x}", digest(&all.point(init)?.to_vec()?)),
         })
     }
 
@@ -273,7 +307,8 @@ impl<L: Clone> MetaTrainer<L> {
     /// # Errors
     /// As [`begin`](Self::begin); [`Error::InvalidSetting`] without
     /// [`with_checkpoints`](Self::with_checkpoints); [`Error::Checkpoint`] if the checkpoint is damaged,
-    /// or of another model, or of a run with other settings.
+    /// or of another model, or of a run with other settings: the meta-learner, the seed, the sizes, what the optimizers do and
+    /// their learning rates, the part that is meta-learned, the initialization that it began from.
     pub fn resume<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
     where
         L: MetaLearner<M>,
@@ -284,9 +319,11 @@ impl<L: Clone> MetaTrainer<L> {
             ));
         };
         let mut run = self.begin(init)?;
-        if let Some(loaded) =
-            checkpoints.load(run.init.clone(), &self.settings(), &run.optimizer)?
-        {
+        run.replaces = false;
+        let Some(settings) = &run.settings else {
+            return Ok(run);
+        };
+        if let Some(loaded) = checkpoints.load(run.init.clone(), settings, &run.optimizer)? {
             run.init = task_copy(&loaded.init);
             run.space = ParamSpace::new(&run.init, &self.shared)?;
             run.optimizer = loaded.optimizer;
@@ -301,7 +338,8 @@ impl<L: Clone> MetaTrainer<L> {
     /// Meta-trains from `init` for `meta_steps` meta-steps.
     ///
     /// # Errors
-    /// As [`begin`](Self::begin) and [`MetaRun::step`].
+    /// As [`begin`](Self::begin) and [`MetaRun::step`]; [`Error::Checkpoint`] if the folder for checkpoints has those of an
+    /// earlier run ([`Checkpoints::with_overwrite`](crate::Checkpoints::with_overwrite)).
     pub fn fit<M: Module, S: TaskSet<M>>(
         &self,
         init: M,
@@ -312,6 +350,9 @@ impl<L: Clone> MetaTrainer<L> {
     where
         L: MetaLearner<M>,
     {
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.check_unused()?;
+        }
         let mut run = self.begin(init)?;
         while run.meta_step() < meta_steps {
             run.step(tasks, lanes)?;

@@ -7,7 +7,7 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 
-use crate::saving::checkpoint::{Checkpoints, Settings};
+use crate::saving::checkpoint::Checkpoints;
 use crate::tasks::monitor::Monitor;
 use crate::training::inner::InnerLoop;
 
@@ -122,17 +122,5 @@ impl<L: Clone> MetaTrainer<L> {
     pub fn with_monitor(mut self, monitor: Arc<Monitor>) -> Self {
         self.monitor = Some(monitor);
         self
-    }
-}
-
-impl<L: std::fmt::Debug> MetaTrainer<L> {
-    /// What a checkpoint has to have in common with this trainer.
-    pub(super) fn settings(&self) -> Settings {
-        Settings {
-            learner: format!("{:?}", self.learner),
-            seed: self.seed,
-            meta_batch_size: self.meta_batch_size,
-            task_steps: self.inner.steps,
-        }
     }
 }

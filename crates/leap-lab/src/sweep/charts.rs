@@ -92,7 +92,11 @@ pub(super) fn learning_curves(done: &[RunResult], unit: &(String, usize)) -> Vec
         let title = format!("Learning held-out tasks: {name}");
         charts.push(over_steps(title, name, &pick));
     }
-    charts.push(along_the_path(&groups));
+    let has_scores = done.iter().any(|d| !curve(&d.held_out, "score").is_empty());
+    charts.push(along_the_path(
+        &groups,
+        if has_scores { "score" } else { "loss" },
+    ));
     // Scores differ from task to task.
     let first = done.first().map_or(&[][..], |d| &d.held_out.tasks);
     for (i, task) in first.iter().enumerate().take(10) {
@@ -128,29 +132,31 @@ fn over(label: &str, colour: usize, curves: &[Vec<(f64, f64)>]) -> Series {
     series
 }
 
-/// The loss against the length of the path that led there: a method that goes straight to a low loss is on the left.
-fn along_the_path(groups: &[(usize, &Group)]) -> Chart {
+/// Loss or score against the length of the path that led there: a method that goes straight is on the left.
+fn along_the_path(groups: &[(usize, &Group)], what: &str) -> Chart {
     let series = groups.iter().map(|(colour, group)| {
         let of = |name| {
             let results = group.results.iter();
             let curves: Vec<_> = results.map(|r| curve(&r.held_out, name)).collect();
             over(&group.run.method, *colour, &curves)
         };
-        let (lengths, losses) = (of("path_length"), of("loss"));
-        let points = lengths.points.iter().zip(&losses.points);
+        let (lengths, values) = (of("path_length"), of(what));
+        // Scores begin later.
+        let later = lengths.points.len().saturating_sub(values.points.len());
+        let points = lengths.points.iter().skip(later).zip(&values.points);
         Series {
             points: points
-                .map(|(length, loss)| (length.1, loss.1, loss.2))
+                .map(|(length, value)| (length.1, value.1, value.2))
                 .collect(),
-            ..lengths
+            ..lengths.clone()
         }
     });
     Chart {
-        title: "The loss along the path".into(),
+        title: format!("The {what} along the path"),
         x: "length of the path so far".into(),
-        y: "loss".into(),
+        y: what.into(),
         series: series.collect(),
-        from_zero: true,
+        from_zero: what == "loss",
         marks: false,
     }
 }

@@ -159,7 +159,8 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         let usual = (usual.meta_batch_size() * usual.task_steps()) as f64;
         self.progress.add((work - usual) * meta_steps as f64);
 
-        let checkpoints = Checkpoints::new(self.folder.join("checkpoints"), self.sweep.every)
+        // They are saved here, after the metrics of the meta-step: no line of them is lost at a kill.
+        let checkpoints = Checkpoints::new(self.folder.join("checkpoints"), 0)
             .with_task_steps(self.sweep.every_task_steps);
         let mut meta = trainer.with_checkpoints(checkpoints).resume(init)?;
         if meta.meta_step() > meta_steps {
@@ -183,8 +184,11 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             let message = format!("{name} {step}/{meta_steps}: {}", describe(&line.tasks));
             log::debug!("{message}");
             self.progress.tell(message);
-            if self.sweep.stop.load(Ordering::Relaxed) {
+            let is_stopped = self.sweep.stop.load(Ordering::Relaxed);
+            if is_stopped || (self.sweep.every > 0 && step.is_multiple_of(self.sweep.every)) {
                 meta.save_checkpoint()?;
+            }
+            if is_stopped {
                 return Err(Error::Interrupted);
             }
         }

@@ -60,12 +60,12 @@ impl Page<'_> {
         let mut sections = vec![Section {
             title: "Held-out tasks".into(),
             text: tables::explanation(done),
-            tables: vec![tables::results(done, self.sweep.target)],
+            tables: tables::results(done, self.sweep.target).into(),
             figures: self.figures("curves", charts::learning_curves(done, self.unit))?,
         }];
         for (name, _) in &self.sweep.settings {
             sections.push(Section {
-                title: format!("Against the number of {name}"),
+                title: format!("Against {name}"),
                 text: format!("How the results change with {name}."),
                 tables: vec![],
                 figures: self.figures(name, charts::against(done, name))?,

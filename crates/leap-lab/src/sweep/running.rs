@@ -235,7 +235,9 @@ impl<'a, E: Experiment> Running<'a, E> {
             }
             _ => {
                 let session = self.session(run, folder)?;
-                self.evaluate(&session, &session.scratch()?, 0, None)?
+                let init = session.scratch()?;
+                save(&init, &session.folder.join("init.safetensors"))?;
+                self.evaluate(&session, &init, 0, None)?
             }
         };
         let report = known.insert(Arc::new(report)).clone();

@@ -57,7 +57,8 @@ pub(super) fn text(done: &[RunResult], target: Option<f64>) -> String {
         let rows = rows.collect();
         text += &format!("\n{}\n", Table { head, rows }.text());
     }
-    text + &results(done, target).text()
+    let [learning, paths] = results(done, target);
+    text + &format!("{}\n{}", learning.text(), paths.text())
 }
 
 /// How to read the table.
@@ -79,96 +80,19 @@ pub(super) fn explanation(done: &[RunResult]) -> String {
             That is what Leap makes short; the path length at equal steps also grows when training gets further."
 }
 
-type Pick = fn(&RunResult) -> Option<f64>;
-
-/// Means over seeds.
-pub(super) fn results(done: &[RunResult], target: Option<f64>) -> Table {
-    let settings: Vec<&String> = done
-        .first()
-        .map_or(vec![], |d| d.run.settings.keys().collect());
+/// Means over seeds: how well held-out tasks are learned, and the paths on which they are.
+pub(super) fn results(done: &[RunResult], target: Option<f64>) -> [Table; 2] {
     let groups = groups(done);
-    let mut head = vec!["method".to_string()];
-    head.extend(settings.iter().map(|name| name.to_string()));
-    head.push("seeds".into());
-    let mut rows: Vec<Vec<String>> = groups
-        .iter()
-        .map(|group| {
-            let mut row = vec![group.run.method.clone()];
-            row.extend(settings.iter().map(|name| match group.run.is_trained() {
-                true => group.run.setting(name).to_string(),
-                false => "–".into(),
-            }));
-            row.push(group.results.len().to_string());
-            row
-        })
-        .collect();
-    // A column of what no run measured is left out.
-    let mut add = |name: &str, cell: &dyn Fn(&Group) -> Option<String>| {
-        let cells: Vec<Option<String>> = groups.iter().map(cell).collect();
-        if cells.iter().any(Option::is_some) {
-            head.push(name.to_string());
-            for (row, cell) in rows.iter_mut().zip(cells) {
-                row.push(cell.unwrap_or("–".into()));
-            }
-        }
-    };
-    let spread = |pick: Pick| {
-        move |group: &Group| {
-            let values = group.values(pick);
-            let (mean, deviation) = mean_and_deviation(values.iter().copied());
-            match values.len() {
-                0 => None,
-                1 => Some(short(mean)),
-                _ => Some(format!("{} ± {}", short(mean), short(deviation))),
-            }
-        }
-    };
-    let count = |pick: fn(&RunSummary) -> Option<usize>| {
-        move |group: &Group| {
-            let counts = group.results.iter().map(|r| pick(&r.summary));
-            let reached: usize = counts.collect::<Option<Vec<_>>>()?.into_iter().sum();
-            let summaries = group.results.iter().map(|r| r.summary.held_out_tasks);
-            Some(format!(
-                "{reached} of {}",
-                summaries.map(|s| s.tasks).sum::<usize>()
-            ))
-        }
-    };
-    add("AUC", &spread(|r| Some(r.summary.held_out_tasks.auc)));
-    add("train", &spread(|r| r.summary.held_out_tasks.accuracy));
-    add(
-        "held out",
-        &spread(|r| r.summary.held_out_tasks.held_out_accuracy),
-    );
-    add("mean score", &spread(|r| r.summary.held_out_tasks.score));
-    add(
-        "score at the end",
-        &spread(|r| r.summary.held_out_tasks.last_score),
-    );
+    let mut learning = Columns::new(&groups);
+    learning.mean("AUC", |r| Some(r.summary.held_out_tasks.auc));
+    learning.mean("train", |r| r.summary.held_out_tasks.accuracy);
+    learning.mean("held out", |r| r.summary.held_out_tasks.held_out_accuracy);
+    learning.mean("mean score", |r| r.summary.held_out_tasks.score);
+    learning.mean("score at the end", |r| r.summary.held_out_tasks.last_score);
     let reached = target.map_or(String::new(), |target| format!("reached {target}"));
-    add(&reached, &count(|s| s.reached_target));
-    add("steps to it", &spread(|r| r.summary.steps_to_target));
-    add(
-        "to scratch's end",
-        &count(|s| s.held_out_tasks.reached_scratch),
-    );
-    add(
-        "steps",
-        &spread(|r| r.summary.held_out_tasks.steps_to_scratch),
-    );
-    add(
-        "length",
-        &spread(|r| r.summary.held_out_tasks.length_to_scratch),
-    );
-    add(
-        "path length",
-        &spread(|r| r.summary.held_out_tasks.path_length),
-    );
-    add(
-        "path energy",
-        &spread(|r| r.summary.held_out_tasks.path_energy),
-    );
-    add("left out", &|group: &Group| {
+    learning.count(&reached, |s| s.reached_target);
+    learning.mean("steps to it", |r| r.summary.steps_to_target);
+    learning.add("left out", &|group: &Group| {
         let left_out = group
             .results
             .iter()
@@ -177,12 +101,88 @@ pub(super) fn results(done: &[RunResult], target: Option<f64>) -> Table {
             .filter(|n| *n > 0)
             .map(|n| n.to_string())
     });
-    add("seconds", &|group: &Group| {
+    learning.add("seconds", &|group: &Group| {
         let seconds = group.values(|r| Some(r.summary.training_seconds));
         let (mean, _) = mean_and_deviation(seconds.into_iter());
         group.run.is_trained().then(|| format!("{mean:.0}"))
     });
-    Table { head, rows }
+    let mut paths = Columns::new(&groups);
+    paths.count("came to scratch's end", |s| {
+        s.held_out_tasks.reached_scratch
+    });
+    paths.mean("steps to it", |r| r.summary.held_out_tasks.steps_to_scratch);
+    paths.mean("length to it", |r| {
+        r.summary.held_out_tasks.length_to_scratch
+    });
+    paths.mean("path length", |r| r.summary.held_out_tasks.path_length);
+    paths.mean("path energy", |r| r.summary.held_out_tasks.path_energy);
+    paths.mean("straightness", |r| {
+        r.summary.held_out_tasks.path_straightness
+    });
+    [learning.table, paths.table]
+}
+
+/// A table with a row for each group.
+struct Columns<'a> {
+    groups: &'a [Group<'a>],
+    table: Table,
+}
+
+impl<'a> Columns<'a> {
+    /// With the columns that say which group it is.
+    fn new(groups: &'a [Group<'a>]) -> Self {
+        let table = Table {
+            head: vec!["method".into()],
+            rows: groups.iter().map(|g| vec![g.run.method.clone()]).collect(),
+        };
+        let mut columns = Self { groups, table };
+        let first = groups.first().map(|g| &g.run.settings);
+        for name in first.into_iter().flat_map(|settings| settings.keys()) {
+            columns.add(name, &|group: &Group| {
+                let is_trained = group.run.is_trained();
+                is_trained.then(|| group.run.setting(name).to_string())
+            });
+        }
+        columns.add("seeds", &|group: &Group| {
+            Some(group.results.len().to_string())
+        });
+        columns
+    }
+
+    /// Adds a column; one of what no run measured is left out.
+    fn add(&mut self, name: &str, cell: &dyn Fn(&Group) -> Option<String>) {
+        let cells: Vec<Option<String>> = self.groups.iter().map(cell).collect();
+        if cells.iter().all(Option::is_none) {
+            return;
+        }
+        self.table.head.push(name.to_string());
+        for (row, cell) in self.table.rows.iter_mut().zip(cells) {
+            row.push(cell.unwrap_or("–".into()));
+        }
+    }
+
+    /// Adds a column of means over seeds, and their deviations.
+    fn mean(&mut self, name: &str, pick: fn(&RunResult) -> Option<f64>) {
+        self.add(name, &|group: &Group| {
+            let values = group.values(pick);
+            let (mean, deviation) = mean_and_deviation(values.iter().copied());
+            match values.len() {
+                0 => None,
+                1 => Some(short(mean)),
+                _ => Some(format!("{} ± {}", short(mean), short(deviation))),
+            }
+        });
+    }
+
+    /// Adds a column of held-out tasks of which something is true, over all seeds.
+    fn count(&mut self, name: &str, pick: fn(&RunSummary) -> Option<usize>) {
+        self.add(name, &|group: &Group| {
+            let counts = group.results.iter().map(|r| pick(&r.summary));
+            let count: usize = counts.collect::<Option<Vec<_>>>()?.into_iter().sum();
+            let tasks = group.results.iter().map(|r| r.summary.held_out_tasks.tasks);
+            Some(format!("{count} of {}", tasks.sum::<usize>()))
+        });
+    }
 }
 
 /// The rows as comma-separated values; what was not measured is empty.

@@ -10,17 +10,19 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
+use resvg::tiny_skia::{Pixmap, Transform};
+use resvg::usvg::{Options, Tree};
 
 use crate::error::Error;
 use crate::tracking::Tracker;
 
 /// Writes what it is told to an event file.
 ///
-/// Scalars and curves become scalars, figures become images (SVG, which TensorBoard's page shows as it is).
-#[derive(Debug)]
+/// Scalars and curves become scalars, figures become images (PNG, as TensorBoard's page shows no SVG).
 pub struct TensorBoard {
     path: PathBuf,
     file: BufWriter<File>,
+    svg: Options<'static>,
 }
 
 impl TensorBoard {
@@ -42,6 +44,7 @@ impl TensorBoard {
         let mut board = Self {
             path,
             file: BufWriter::new(file),
+            svg: svg_options(),
         };
         board.write(Event {
             file_version: Some("brain.Event:2".into()),
@@ -107,18 +110,40 @@ impl Tracker for TensorBoard {
     }
 
     fn figure(&mut self, name: &str, svg: &str) -> Result<(), Error> {
+        let wrong = |error: &dyn std::fmt::Display| Error::drawing(name, error);
+        let tree = Tree::from_str(svg, &self.svg).map_err(|error| wrong(&error))?;
+        // Twice as large as on a page, so that it may be enlarged.
+        let size = tree.size().to_int_size();
+        let (width, height) = (2 * size.width(), 2 * size.height());
+        let pixels = Pixmap::new(width, height);
+        let mut pixels = pixels.ok_or_else(|| wrong(&"it has no size"))?;
+        resvg::render(&tree, Transform::from_scale(2.0, 2.0), &mut pixels.as_mut());
+        let png = pixels.encode_png().map_err(|error| wrong(&error))?;
         let value = Value {
             tag: format!("figures/{name}"),
             image: Some(Image {
-                height: 330,
-                width: 460,
+                height: height as i32,
+                width: width as i32,
                 colorspace: 4, // red, green, blue, alpha
-                encoded_image_string: svg.as_bytes().to_vec(),
+                encoded_image_string: png,
             }),
             ..Value::default()
         };
         self.values(0, vec![value])
     }
+}
+
+/// How figures are drawn: with a font that comes along, as a machine may have none.
+fn svg_options() -> Options<'static> {
+    let mut options = Options::default();
+    let fonts = options.fontdb_mut();
+    fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
+    let family = fonts.faces().next().map(|face| face.families[0].0.clone());
+    if let Some(family) = family {
+        fonts.set_sans_serif_family(family.clone());
+        options.font_family = family;
+    }
+    options
 }
 
 /// CRC-32C, masked as the format has it, so that a checksum of data with checksums in it stays a good one.

@@ -59,38 +59,69 @@ fn add_zip(tree: &mut Tree, path: &Path, size: usize) -> Result<(), OmniglotErro
     let file = File::open(path).map_err(|e| wrong(e.to_string()))?;
     let mut zip = zip::ZipArchive::new(BufReader::new(file))
         .map_err(|e| wrong(format!("not a sound zip file: {e}")))?;
-    let before = count(tree);
+    let (before, mut others) = (count(tree), Vec::new());
     for i in 0..zip.len() {
         let entry = zip.by_index(i).map_err(|e| wrong(e.to_string()))?;
         let name = entry.name().to_string();
-        if entry.is_file() && name.ends_with(".png") {
+        if !entry.is_file() || is_of_the_system(Path::new(&name)) {
+            continue;
+        }
+        if is_png(Path::new(&name)) {
             let mut bytes = Vec::new();
             entry
                 .take(LARGEST_IMAGE)
                 .read_to_end(&mut bytes)
                 .map_err(|e| wrong(format!("{name}: {e}")))?;
             add(tree, Path::new(&name), &bytes, size).map_err(|e| wrong(format!("{name}: {e}")))?;
+        } else {
+            others.push(name);
         }
     }
+    say_left_out(path, &others);
     some_added(tree, before).map_err(wrong)
 }
 
+/// What systems leave beside people's files: it is no drawing, whatever its name says.
+fn is_of_the_system(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let in_resource_forks = path.iter().any(|part| part == "__MACOSX");
+    in_resource_forks || name.starts_with("._") || [".DS_Store", "Thumbs.db"].contains(&&*name)
+}
+
+fn is_png(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("png"))
+}
+
+fn say_left_out(path: &Path, others: &[String]) {
+    if let Some(first) = others.first() {
+        let (path, count) = (path.display(), others.len());
+        log::warn!("{path}: {count} files are no PNG images and were left out, such as {first}");
+    }
+}
+
 fn add_folder(tree: &mut Tree, folder: &Path, size: usize) -> Result<(), OmniglotError> {
-    let before = count(tree);
+    let (before, mut others) = (count(tree), Vec::new());
     let mut open = vec![folder.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        let wrong = |e: std::io::Error| OmniglotError::new(&folder, e.to_string());
-        for entry in std::fs::read_dir(&folder).map_err(wrong)? {
+    while let Some(here) = open.pop() {
+        let wrong = |e: std::io::Error| OmniglotError::new(&here, e.to_string());
+        for entry in std::fs::read_dir(&here).map_err(wrong)? {
             let path: PathBuf = entry.map_err(wrong)?.path();
             let wrong = |reason: String| OmniglotError::new(&path, reason);
+            if is_of_the_system(&path) {
+                continue;
+            }
             if path.is_dir() {
                 open.push(path);
-            } else if path.extension().is_some_and(|e| e == "png") {
+            } else if is_png(&path) {
                 let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
                 add(tree, &path, &bytes, size).map_err(wrong)?;
+            } else {
+                others.push(path.display().to_string());
             }
         }
     }
+    say_left_out(folder, &others);
     some_added(tree, before).map_err(|reason| OmniglotError::new(folder, reason))
 }
 
@@ -104,14 +135,16 @@ fn add(tree: &mut Tree, path: &Path, bytes: &[u8], size: usize) -> Result<(), St
     };
     let image = image::load_from_memory_with_format(bytes, image::ImageFormat::Png)
         .map_err(|e| format!("not a sound PNG image: {e}"))?
-        .into_luma8();
+        .into_luma_alpha8();
     let (width, height) = (image.width() as usize, image.height() as usize);
     let pixels: Vec<u8> = (0..size * size)
         .map(|i| {
             // Nearest neighbour as PIL has it: the source pixel at the centre of the target's.
             let at = |i: usize, side: usize| ((2 * i + 1) * side / (2 * size)) as u32;
             let pixel = image.get_pixel(at(i % size, width), at(i / size, height));
-            u8::from(pixel.0[0] >= 128)
+            // What is transparent shows white paper.
+            let [light, opacity] = pixel.0.map(u32::from);
+            u8::from(light * opacity + 255 * (255 - opacity) >= 128 * 255)
         })
         .collect();
     let drawings = tree
@@ -180,6 +213,45 @@ mod tests {
         let ink = drawing.pixels(784).filter(|p| *p == 0).count();
         assert_eq!(ink, 14 * 3);
         assert_eq!(Omniglot::load(&[&file], 105).unwrap().size(), 105);
+    }
+
+    #[test]
+    fn drawings_are_read_as_people_have_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let ink = |x: u32, y: u32| x < 52 && y < 10;
+        let image = png(105, ink);
+        let file = dir.path().join("images.zip");
+        let plain = |name: &str| zip(&file, &[(name, &image)]);
+        plain("images/Greek/character01/0001_01.png");
+        let sound = Omniglot::load(&[&file], 28).unwrap();
+
+        // As macOS zips it, with a capital ending, and on a transparent ground.
+        let fork: &[u8] = b"\0\x05\x16\x07";
+        let of_macos = "__MACOSX/images/Greek/character01/._0001_01.png";
+        let beside = "images/Greek/character01/._0001_01.png";
+        let name = "images/Greek/character01/0001_01.png";
+        let store = "images/Greek/.DS_Store";
+        zip(
+            &file,
+            &[
+                (name, &image),
+                (of_macos, fork),
+                (beside, fork),
+                (store, fork),
+            ],
+        );
+        assert_eq!(Omniglot::load(&[&file], 28).unwrap(), sound);
+        plain("images/Greek/character01/0001_01.PNG");
+        let capital = Omniglot::load(&[&file], 28).unwrap();
+        assert_eq!(capital.alphabets(), sound.alphabets());
+        let transparent = image::GrayAlphaImage::from_fn(105, 105, |x, y| {
+            image::LumaA([0, if ink(x, y) { 255 } else { 0 }])
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let written = transparent.write_to(&mut bytes, image::ImageFormat::Png);
+        written.unwrap();
+        zip(&file, &[(name, &bytes.into_inner())]);
+        assert_eq!(Omniglot::load(&[&file], 28).unwrap(), sound);
     }
 
     #[test]

@@ -1,0 +1,42 @@
+//! What an optimizer does, as numbers: optimizers do not tell what they are.
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+
+use crate::error::Error;
+use crate::space::copy::task_copy;
+use crate::space::params::{ParamSpace, read_back};
+use std::sync::Arc;
+
+/// Steps after which a learning rate is looked at.
+const LOOKS: [usize; 7] = [0, 1, 2, 9, 49, 199, 999];
+
+/// How far an optimizer moves a model on a few made-up gradients, and how its learning rate goes on. Two optimizers with the
+/// same settings have the same numbers, up to rounding.
+pub(super) fn probe<M: Module>(
+    space: &Arc<ParamSpace>,
+    model: &M,
+    optimizer: &ModuleOptimizer,
+    lr: &ModuleLrScheduler,
+) -> Result<Vec<f64>, Error> {
+    let (mut model, mut optimizer) = (task_copy(model), optimizer.clone());
+    let (mut rates, mut numbers) = (lr.clone(), Vec::new());
+    let (id, path) = space.params().next().ok_or(Error::NothingShared)?;
+    for step in 0..=LOOKS[LOOKS.len() - 1] {
+        let rate = rates.step();
+        if LOOKS.contains(&step) {
+            numbers.push(rate.lr_from_param(id, Some(path)));
+        }
+        // Small gradients, large ones that are clipped if any are, and small ones again.
+        if step < 3 {
+            let before = space.point(&model)?;
+            let size = [0.01, 100.0, -0.01][step];
+            let gradient = before.clone().map(|values| values.ones_like() * size);
+            model = optimizer.step(rate, model, gradient.into_gradients());
+            let moved = space.point(&model)? - before;
+            numbers.extend(read_back(moved.dot(&moved).sqrt())?);
+        }
+    }
+    Ok(numbers)
+}
