@@ -18,7 +18,7 @@ use burn::optim::SgdConfig;
 use clap::Parser;
 use leap_core::{
     Checkpoints, Cluster, Error, Lanes, Leap, MetaTrainer, MpiCluster, ParamSpace, Summation,
-    redraw, run_rng,
+    reinitialize, run_rng,
 };
 use leap_lab::{end, not_negative, positive};
 use leap_models::ConvNetConfig;
@@ -54,7 +54,10 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let complain = |error| eprintln!("error: {error:#}");
-    end(MpiCluster::run(|cluster| meta_train(args, cluster), complain).map_err(Into::into))
+    end(MpiCluster::run(
+        |cluster| meta_train(args, cluster),
+        complain,
+    ))
 }
 
 fn meta_train(args: Args, cluster: MpiCluster) -> Result<()> {
@@ -75,7 +78,7 @@ fn meta_train(args: Args, cluster: MpiCluster) -> Result<()> {
     // The initialization stays here, and visits other devices.
     let model = model.init(&leap_core::device("flex")?.autodiff())?;
     let rng = &mut run_rng(0, "initial parameters");
-    let init = redraw(model, &ParamGroup::all(), rng);
+    let init = reinitialize(model, &ParamGroup::all(), rng);
     let tasks = OmniglotTasksConfig::new().init(Omniglot::bundled()?)?;
     let mut trainer = MetaTrainer::new(Leap::new())
         .with_meta_batch_size(args.meta_batch)

@@ -21,7 +21,7 @@ use leap_lab::{
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
-    A2cConfig, A2cTasks, Acrobots, CartPoles, Catches, Draw, EnvFamily, MountainCars, Picture,
+    A2cConfig, A2cTasks, Acrobots, CartPoles, Catches, EnvFamily, MountainCars, Picture, Render,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -209,7 +209,7 @@ fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn learn<F: EnvFamily<Env: Draw> + Clone>(
+fn learn<F: EnvFamily<Env: Render> + Clone>(
     args: &Args,
     (train, held_out): (F, F),
     model: ActorCriticConfig,
@@ -259,7 +259,7 @@ struct Control<F> {
     milliseconds: u64,
 }
 
-impl<F: EnvFamily<Env: Draw> + Clone> Experiment for Control<F> {
+impl<F: EnvFamily<Env: Render> + Clone> Experiment for Control<F> {
     type Model = ActorCriticNet;
     type Learner = Method;
     type Train = A2cTasks<F>;

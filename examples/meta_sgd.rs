@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Parser;
 use leap_core::{
     Error, InnerLoop, Lanes, Leap, LeapPath, Learned, LearningCurve, LearningPath, MetaLearner,
-    MetaTrainer, ParamSpace, Predict, Pull, Summary, Task, TaskError, redraw, run_rng,
+    MetaTrainer, ParamSpace, Predict, Pull, Summary, Task, TaskError, reinitialize, run_rng,
 };
 use leap_lab::not_negative;
 use leap_models::{Mlp, MlpConfig};
@@ -118,7 +118,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for seed in 0..args.seeds {
         let net = MlpConfig::new(vec![1, 40, 40, 1]).init(&device)?;
         let rng = &mut run_rng(seed, "initial parameters");
-        let net = redraw(net, &ParamGroup::all(), rng);
+        let net = reinitialize(net, &ParamGroup::all(), rng);
         let rated = Rated {
             log_rates: Param::from_data(TensorData::zeros::<f32, _>([net.num_params()]), &device),
             net: net.clone(),

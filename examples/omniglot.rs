@@ -166,7 +166,7 @@ impl Experiment for Alphabets {
             "own_head": self.args.own_head,
             "model": self.model,
             "tasks": self.tasks,
-            "data": self.args.data,
+            "data": { "files": self.args.data, "digest": format!("{:016x}", self.data.digest()) },
         })
     }
 
@@ -208,7 +208,8 @@ impl Experiment for Alphabets {
             Method::Finetuning(_) => {
                 let classes = self.args.classes * run.setting("alphabets") as usize;
                 let model = self.model.clone().with_classes(classes);
-                let model = session.draw(model.init(session.device()).map_err(TaskError::from)?);
+                let model =
+                    session.initialize(model.init(session.device()).map_err(TaskError::from)?);
                 let trainer = trainer
                     .with_shared(ParamGroup::all())
                     .with_meta_batch_size(1)

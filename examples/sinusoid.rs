@@ -8,7 +8,7 @@
 use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{Lanes, Leap, MetaTrainer, redraw, run_rng};
+use leap_core::{Lanes, Leap, MetaTrainer, reinitialize, run_rng};
 use leap_models::MlpConfig;
 use leap_tasks::Sinusoids;
 
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let device = Device::flex().autodiff();
     let lanes = Lanes::threads(&device, 2)?;
     let model = MlpConfig::new(vec![1, 40, 40, 1]).init(&device)?;
-    let scratch = redraw(
+    let scratch = reinitialize(
         model,
         &ParamGroup::all(),
         &mut run_rng(SEED, "initial parameters"),

@@ -13,7 +13,7 @@ use burn::rl::Environment;
 use burn::tensor::{Device, Tensor, TensorData};
 use leap_core::{
     ActorCritic, Checkpoints, Error, Lanes, Leap, MetaTrainer, Norm, ParamSpace, Purpose, Report,
-    StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, redraw, run_rng,
+    StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, reinitialize, run_rng,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
@@ -359,7 +359,7 @@ fn pole_net(device: &Device) -> ActorCriticNet {
         .with_hidden(vec![16])
         .init(device)
         .unwrap();
-    redraw(model, &ParamGroup::all(), &mut run_rng(1, "parameters"))
+    reinitialize(model, &ParamGroup::all(), &mut run_rng(1, "parameters"))
 }
 
 /// Advantage actor-critic learns to catch the ball, with a convolution, and to hold the pole.
@@ -376,7 +376,7 @@ fn environments_are_learned() {
         .with_activation(ActivationConfig::Tanh)
         .init(&device)
         .unwrap();
-    let model = redraw(model, &ParamGroup::all(), &mut run_rng(1, "parameters"));
+    let model = reinitialize(model, &ParamGroup::all(), &mut run_rng(1, "parameters"));
     let a2c = A2cConfig::new().with_envs(16);
     let family = CartPoles::new().with_environments(2);
     let report = trainer
@@ -401,7 +401,7 @@ fn environments_are_learned() {
         .with_hidden(vec![64])
         .init(&device)
         .unwrap();
-    let model = redraw(model, &ParamGroup::all(), &mut run_rng(1, "parameters"));
+    let model = reinitialize(model, &ParamGroup::all(), &mut run_rng(1, "parameters"));
     let (a2c, steps) = (A2cConfig::new().with_envs(8), 4000);
     let trainer = trainer
         .with_task_steps(steps)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use burn::module::ParamGroup;
 use burn::tensor::Device;
 use leap_core::{
-    Cluster, Error, Lanes, Leap, MetaTrainer, ParamSpace, Report, Summation, redraw, run_rng,
+    Cluster, Error, Lanes, Leap, MetaTrainer, ParamSpace, Report, Summation, reinitialize, run_rng,
 };
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -67,7 +67,7 @@ fn init(seed: u64) -> Mlp {
     let config = MlpConfig::new(vec![1, 16, 16, 1]);
     let model = config.init(&Device::flex().autodiff());
     let mut rng = run_rng(seed, "initial parameters");
-    redraw(model.expect("sound settings"), &ParamGroup::all(), &mut rng)
+    reinitialize(model.expect("sound settings"), &ParamGroup::all(), &mut rng)
 }
 
 /// What a meta-step of five tasks, and an evaluation, come to on a rank that starts from `init`.

@@ -207,7 +207,7 @@ mod atari {
     use super::*;
     use leap_core::run_rng;
     use leap_tasks::rl::atari::{AtariConfig, AtariGames, virtual_environment};
-    use leap_tasks::rl::{Draw, Ending, EnvFamily, Picture, Transition, VectorEnv};
+    use leap_tasks::rl::{Ending, EnvFamily, Picture, Render, Transition, VectorEnv};
     use rand::Rng;
 
     /// The games, where ale-py is. Where it is not, that is said loudly, and fails if `LEAP_REQUIRE` names it.
@@ -327,7 +327,7 @@ mod atari {
         let cut_off: Vec<_> = cut_off.collect();
         assert!(cut_off.len() >= 2, "{}", cut_off.len());
         assert!(cut_off.iter().all(|last| last.len() == per_copy));
-        let Picture::Pixels { size, rgb } = env.picture() else {
+        let Picture::Pixels { size, rgb } = env.render() else {
             panic!("pixels")
         };
         assert_eq!((size, rgb.len()), ([160, 210], 160 * 210 * 3));

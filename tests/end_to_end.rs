@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{Lanes, Leap, MetaTrainer, redraw, run_rng};
+use leap_core::{Lanes, Leap, MetaTrainer, reinitialize, run_rng};
 use leap_models::MlpConfig;
 use leap_tasks::Sinusoids;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
@@ -18,7 +18,7 @@ fn held_out_sinusoids_are_learned_faster_than_from_scratch() {
     let lanes = Lanes::threads(&device, 2).unwrap();
     for seed in 0..3 {
         let model = MlpConfig::new(vec![1, 40, 40, 1]).init(&device).unwrap();
-        let scratch = redraw(
+        let scratch = reinitialize(
             model,
             &ParamGroup::all(),
             &mut run_rng(seed, "initial parameters"),

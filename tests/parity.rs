@@ -25,7 +25,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use leap_core::{
     ActorCritic, InnerLoop, Lanes, Maml, MetaGradient, MetaLearner, MetaTrainer, Method,
     ParamSpace, Predict, Purpose, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed,
-    TaskSet, redraw, run_rng, task_copy,
+    TaskSet, reinitialize, run_rng, task_copy,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer, ConvNetConfig, MlpConfig};
 use leap_tests::devices;
@@ -421,7 +421,7 @@ fn every_backend_computes_the_same() {
     let rng = &mut run_rng(0, "initial parameters");
     let mlp = MlpConfig::new(vec![8, 16, 16, CLASSES]).with_activation(ActivationConfig::Tanh);
     let mlp = mlp.init(&home);
-    let mlp = redraw(mlp.expect("sound settings"), &ParamGroup::all(), rng);
+    let mlp = reinitialize(mlp.expect("sound settings"), &ParamGroup::all(), rng);
     let shape = [BATCH, 8];
     let devices = &all.devices;
     let mut beyond = compare("mlp", mlp, shape, 16, false, devices, &mut table);
@@ -440,7 +440,7 @@ fn every_backend_computes_the_same() {
         ),
     ] {
         let model = config.init(&home).expect("sound settings");
-        let model = redraw(model, &ParamGroup::all(), rng);
+        let model = reinitialize(model, &ParamGroup::all(), rng);
         // Of the gradient of a kernel's weight, over all images and pixels.
         let sum = BATCH * 8 * 8;
         beyond.extend(compare(name, model, shape, sum, true, devices, &mut table));
@@ -450,7 +450,7 @@ fn every_backend_computes_the_same() {
         .with_convolutions(vec![ConvLayer::new(4, 3).with_stride(2)])
         .with_hidden(vec![16]);
     let net = net.init(&home).expect("sound settings");
-    let net = redraw(Acting { net }, &ParamGroup::all(), rng);
+    let net = reinitialize(Acting { net }, &ParamGroup::all(), rng);
     // Of a hidden unit's features, and of a kernel's gradient over all observations and places: both 4 x 3 x 3.
     let (name, shape, sum) = ("actor-critic", [BATCH, 8 * 8], 4 * 3 * 3);
     beyond.extend(compare(name, net, shape, sum, true, devices, &mut table));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use burn::module::{Module, ParamGroup};
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{Checkpoints, Error, Lanes, Leap, MetaTrainer, ParamSpace, redraw, run_rng};
+use leap_core::{Checkpoints, Error, Lanes, Leap, MetaTrainer, ParamSpace, reinitialize, run_rng};
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 
@@ -18,7 +18,7 @@ fn flex() -> Device {
 
 fn mlp(device: &Device) -> Mlp {
     let mlp = MlpConfig::new(vec![1, 16, 16, 1]).init(device).unwrap();
-    redraw(mlp, &ParamGroup::all(), &mut run_rng(3, "parameters"))
+    reinitialize(mlp, &ParamGroup::all(), &mut run_rng(3, "parameters"))
 }
 
 /// All parameters, as bits.
@@ -176,7 +176,7 @@ fn what_decides_the_numbers_is_what_resumed_runs_have_in_common() {
         assert!(error.to_string().contains(what), "{what}: {error}");
     }
     let other = mlp(&device);
-    let other = redraw(other, &ParamGroup::all(), &mut run_rng(7, "another"));
+    let other = reinitialize(other, &ParamGroup::all(), &mut run_rng(7, "another"));
     let error = before
         .resume(other.clone())
         .err()

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use leap_core::{
     Error, Finetuning, InnerLoop, Lanes, Leap, LearningPath, Maml, MetaLearner, MetaTrainer,
     Method, ParamSpace, Purpose, Report, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet,
-    project_paths, redraw, run_rng, task_copy,
+    project_paths, reinitialize, run_rng, task_copy,
 };
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -21,13 +21,13 @@ fn flex() -> Device {
 
 fn mlp(device: &Device) -> Mlp {
     let mlp = MlpConfig::new(vec![1, 16, 16, 1]).init(device).unwrap();
-    redraw(mlp, &ParamGroup::all(), &mut run_rng(3, "parameters"))
+    reinitialize(mlp, &ParamGroup::all(), &mut run_rng(3, "parameters"))
 }
 
 fn conv_net(device: &Device) -> ConvNet {
     let config = ConvNetConfig::new().with_filters(4).with_classes(5);
     let net = config.init(device).unwrap();
-    redraw(net, &ParamGroup::all(), &mut run_rng(3, "parameters"))
+    reinitialize(net, &ParamGroup::all(), &mut run_rng(3, "parameters"))
 }
 
 fn omniglot() -> OmniglotSplits {
@@ -122,7 +122,7 @@ fn models_in_half_precision_have_paths_in_single_precision() {
     let device = flex();
     let length = |dtype| {
         let net = MlpConfig::new(vec![2, 8, 1]).init(&device).unwrap();
-        let net = redraw(net, &ParamGroup::all(), &mut run_rng(1, "half"));
+        let net = reinitialize(net, &ParamGroup::all(), &mut run_rng(1, "half"));
         let net = task_copy(&net).map(&mut Cast(dtype));
         let (mut model, mut path) = Leap::new().begin(&net).unwrap();
         let mut inner = SgdConfig::new().init();
@@ -269,7 +269,7 @@ impl TaskSet<ConvNet> for OwnHeads {
 impl Task<ConvNet> for OwnHead {
     fn start(&mut self, init: ConvNet) -> Result<ConvNet, TaskError> {
         let head = ParamGroup::from_predicate("head");
-        Ok(redraw(init.with_new_head(self.1), &head, &mut self.2))
+        Ok(reinitialize(init.with_new_head(self.1), &head, &mut self.2))
     }
     fn loss(&mut self, model: &ConvNet) -> Result<StepLoss, TaskError> {
         assert_eq!(model.head.weight.dims()[1], self.1);
@@ -587,7 +587,7 @@ fn finetuning_trains_a_body_with_a_head_for_each_alphabet() {
     let classes = 5 * tasks.heads();
     let model = ConvNetConfig::new().with_filters(8).with_classes(classes);
     let init = model.init(&device).unwrap();
-    let init = redraw(init, &ParamGroup::all(), &mut run_rng(3, "parameters"));
+    let init = reinitialize(init, &ParamGroup::all(), &mut run_rng(3, "parameters"));
     let trainer = MetaTrainer::new(Finetuning)
         .with_meta_batch_size(1)
         .with_task_steps(30)

@@ -11,7 +11,7 @@ use burn::module::ParamGroup;
 use burn::tensor::{Device, Tensor};
 use leap_core::{
     Checkpoints, Error, Lanes, Leap, MetaTrainer, ParamSpace, StepLoss, Task, TaskContext,
-    TaskError, TaskSet, is_cpu, redraw, run_rng,
+    TaskError, TaskSet, is_cpu, reinitialize, run_rng,
 };
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -24,7 +24,7 @@ fn init() -> Mlp {
     let model = config
         .init(&Device::flex().autodiff())
         .expect("sound settings");
-    redraw(
+    reinitialize(
         model,
         &ParamGroup::all(),
         &mut run_rng(0, "initial parameters"),

@@ -75,7 +75,7 @@ pub use space::figures::{DeviceFigures, PathFigures};
 pub use space::meta_gradient::MetaGradient;
 pub use space::params::{ParamSpace, ParamVector};
 pub use space::path::{LearningPath, PathMeter, Segment};
-pub use space::redraw::redraw;
+pub use space::reinitialize::reinitialize;
 pub use space::trace::{PathTrace, PlanePath, project_paths};
 pub use tasks::curve::{Goal, LearningCurve, Reached};
 pub use tasks::monitor::Monitor;

@@ -35,6 +35,8 @@ pub struct RunFolder {
 
 const CONFIG: &str = "config.json";
 const LOCK: &str = "lock";
+/// The folder of learning curves for TensorBoard, in that of a run.
+pub(crate) const CURVES: &str = "held-out";
 /// By which a folder is known as one of ours.
 const WRITTEN_BY: (&str, &str) = ("written_by", "leap-lab");
 /// Settings that may differ when a run is resumed.
@@ -247,8 +249,9 @@ fn clear(path: &Path) -> Result<(), Error> {
             }
         } else if name == "checkpoints" {
             fs::remove_dir_all(&entry).map_err(Error::io(&entry))?;
-        } else if let Ok(Some(config)) = read_json::<Value>(&entry.join(CONFIG))
-            && is_marked(&config)
+        } else if name == CURVES
+            || read_json::<Value>(&entry.join(CONFIG))
+                .is_ok_and(|c| c.is_some_and(|c| is_marked(&c)))
         {
             clear(&entry)?;
             let _ = fs::remove_dir(&entry); // It stays where something else is in it.

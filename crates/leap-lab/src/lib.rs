@@ -34,6 +34,6 @@ pub use sweep::plan::Sweep;
 pub use sweep::results::{RunResult, RunSummary};
 pub use sweep::run::Run;
 pub use terminal::{end, interruption, say};
-pub use tracking::Tracker;
 pub use tracking::json_lines::MetaStepMetrics;
 pub use tracking::tensorboard::TensorBoard;
+pub use tracking::tracker::Tracker;

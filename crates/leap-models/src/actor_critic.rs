@@ -46,7 +46,7 @@ pub struct ActorCriticConfig {
 #[derive(Module, Debug)]
 pub struct ActorCriticNet {
     /// From observations to features.
-    pub encoder: ActingEncoder,
+    pub encoder: ActorCriticEncoder,
     /// From features to the logits of actions.
     pub policy: Linear,
     /// From features to the value.
@@ -55,7 +55,7 @@ pub struct ActorCriticNet {
 
 /// Convolutions, then linear layers, each followed by an activation.
 #[derive(Module, Debug)]
-pub struct ActingEncoder {
+pub struct ActorCriticEncoder {
     /// The convolutions, from the image on.
     pub convolutions: Vec<Conv2d>,
     /// The linear layers.
@@ -114,7 +114,7 @@ impl ActorCriticConfig {
             layers.push(LinearConfig::new(features, size).init(device));
             features = size;
         }
-        let encoder = ActingEncoder {
+        let encoder = ActorCriticEncoder {
             convolutions,
             layers,
             activation: self.activation.clone().init(device),
@@ -128,7 +128,7 @@ impl ActorCriticConfig {
     }
 }
 
-impl ActingEncoder {
+impl ActorCriticEncoder {
     /// From observations, flat, of shape `[batch, size]` to features of shape `[batch, features]`.
     pub fn forward(&self, observations: Tensor<2>) -> Tensor<2> {
         let mut x = observations;
@@ -149,7 +149,7 @@ impl ActingEncoder {
     }
 }
 
-impl ActingEncoder {
+impl ActorCriticEncoder {
     /// A convolution and the activation behind it: in one operation, where there is one for it.
     fn convolve(&self, convolution: &Conv2d, images: Tensor<4>) -> Tensor<4> {
         #[cfg(any(feature = "flex", feature = "ndarray"))]

@@ -153,7 +153,7 @@ impl ConvNet {
 
     /// The same encoder with a new head for `classes` classes, as a task with its own classes needs it.
     ///
-    /// The head is drawn by Burn; [`leap_core::redraw`] draws it from a seed.
+    /// The head is drawn by Burn; [`leap_core::reinitialize`] draws it from a seed.
     pub fn with_new_head(self, classes: usize) -> Self {
         let [features, _] = self.head.weight.dims();
         let device = self.head.weight.device();

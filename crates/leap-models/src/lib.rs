@@ -10,7 +10,7 @@ mod mlp;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod ops;
 
-pub use actor_critic::{ActingEncoder, ActorCriticConfig, ActorCriticNet, ConvLayer};
+pub use actor_critic::{ActorCriticConfig, ActorCriticEncoder, ActorCriticNet, ConvLayer};
 pub use conv_net::{ConvBlock, ConvEncoder, ConvNet, ConvNetConfig};
 pub use error::ModelError;
 pub use mlp::{Mlp, MlpConfig};
@@ -75,8 +75,9 @@ mod tests {
         let device = Device::flex();
         let net = ConvNetConfig::new().init(&device).unwrap();
         let group = ParamGroup::from_predicate("head");
-        let draw =
-            |seed| leap_core::redraw(net.clone(), &group, &mut leap_core::run_rng(seed, "head"));
+        let draw = |seed| {
+            leap_core::reinitialize(net.clone(), &group, &mut leap_core::run_rng(seed, "head"))
+        };
         let (a, b, c) = (draw(1), draw(1), draw(2));
         let weight = |net: &ConvNet| net.head.weight.val().into_data();
         assert_eq!(weight(&a), weight(&b));

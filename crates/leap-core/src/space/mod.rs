@@ -5,6 +5,6 @@ pub(crate) mod figures;
 pub(crate) mod meta_gradient;
 pub(crate) mod params;
 pub(crate) mod path;
-pub(crate) mod redraw;
+pub(crate) mod reinitialize;
 pub(crate) mod sum;
 pub(crate) mod trace;

@@ -11,7 +11,7 @@ use crate::seed::Purpose;
 use crate::space::copy::{rename, task_copy};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
-use crate::space::redraw::redraw;
+use crate::space::reinitialize::reinitialize;
 use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
 use crate::tasks::task::{Task, TaskContext, TaskSet};
@@ -44,7 +44,7 @@ impl<L> MetaTrainer<L> {
         } = attempt;
         let own = ParamGroup::all().exclude(self.shared.clone());
         let result = tasks.task(*index, context).and_then(|mut task| {
-            let model = redraw(task_copy(init), &own, &mut context.seed.rng(1));
+            let model = reinitialize(task_copy(init), &own, &mut context.seed.rng(1));
             let model = task.start(model)?;
             train(&mut task, model)
         });

@@ -382,7 +382,7 @@ impl<L: Clone> MetaTrainer<L> {
 
     /// As [`evaluate`](Self::evaluate), and hands each trained model to `keep`, on the lane that trained it: to save it,
     /// or to see what it does. An error of `keep` is one of the task. An evaluation that goes on after an interruption
-    /// ([`Checkpoints::with_task_steps`]) has handed out the models of the tasks that were done by then before.
+    /// ([`Checkpoints::with_task_steps`](crate::Checkpoints::with_task_steps)) has handed out the models of the tasks that were done by then before.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate).

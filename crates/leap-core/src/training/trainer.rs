@@ -98,7 +98,7 @@ impl<L: Clone> MetaTrainer<L> {
     /// The part of the model that is meta-learned (default all of it).
     ///
     /// The rest is each task's own: its linear and convolution layers are drawn anew for every task,
-    /// and [`Task::start`] may replace it. The path runs over the shared part alone, while the task's
+    /// and [`Task::start`](crate::Task::start) may replace it. The path runs over the shared part alone, while the task's
     /// optimizer moves all of the model.
     pub fn with_shared(mut self, shared: ParamGroup) -> Self {
         self.shared = shared;

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::module::{Module, ParamGroup};
 use burn::tensor::Device;
 use leap_core::{
-    Checkpoints, Lanes, MetaLearner, MetaTrainer, Summary, TaskError, TaskSet, redraw, run_rng,
+    Checkpoints, Lanes, MetaLearner, MetaTrainer, Summary, TaskError, TaskSet, reinitialize,
+    run_rng,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -16,8 +17,8 @@ use crate::folder::RunFolder;
 use crate::progress::Progress;
 use crate::sweep::plan::Sweep;
 use crate::sweep::run::Run;
-use crate::tracking::Tracker;
 use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
+use crate::tracking::tracker::Tracker;
 
 /// What an experiment is about: a model, tasks to meta-train on, tasks that are held out, and how they are trained.
 ///
@@ -128,13 +129,13 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
     /// # Errors
     /// That of [`Experiment::model`].
     pub fn scratch(&self) -> Result<E::Model, Error> {
-        Ok(self.draw(self.experiment.model(self.run, &self.home)?))
+        Ok(self.initialize(self.experiment.model(self.run, &self.home)?))
     }
 
     /// A model whose linear and convolution layers are drawn from the run's seed.
-    pub fn draw<M: Module>(&self, model: M) -> M {
+    pub fn initialize<M: Module>(&self, model: M) -> M {
         let mut rng = run_rng(self.run.seed, "initial parameters");
-        redraw(model, &ParamGroup::all(), &mut rng)
+        reinitialize(model, &ParamGroup::all(), &mut rng)
     }
 
     /// Meta-trains from the run's newest checkpoint, or from `init`, and tells the trackers of each meta-step.

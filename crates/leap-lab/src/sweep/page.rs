@@ -7,8 +7,8 @@ use crate::report::{Figure, Section, report};
 use crate::sweep::plan::Sweep;
 use crate::sweep::results::{self, Row, RunResult};
 use crate::sweep::{charts, tables};
-use crate::tracking::Tracker;
 use crate::tracking::tensorboard::TensorBoard;
+use crate::tracking::tracker::Tracker;
 
 /// Where the results of a sweep go.
 pub(super) struct Page<'a> {

@@ -12,8 +12,8 @@ use crate::folder::RunFolder;
 use crate::options::RunOptions;
 use crate::progress::Progress;
 use crate::sweep::run::{Run, SCRATCH};
-use crate::tracking::Tracker;
 use crate::tracking::tensorboard::TensorBoard;
+use crate::tracking::tracker::Tracker;
 
 /// Makes a tracker for a run, whose files may go to a folder.
 type MakeTracker = dyn Fn(&Run, &Path) -> Result<Box<dyn Tracker>, Error> + Send + Sync;

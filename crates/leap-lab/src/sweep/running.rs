@@ -58,6 +58,9 @@ impl Sweep {
     }
 }
 
+/// What is found out once, by the first who asks.
+type Known = Arc<Mutex<Option<Arc<Report>>>>;
+
 /// A sweep under way.
 struct Running<'a, E: Experiment> {
     sweep: &'a Sweep,
@@ -72,7 +75,7 @@ struct Running<'a, E: Experiment> {
     progress: Progress,
     unit: (String, usize),
     /// What came of learning from scratch, by seed.
-    scratch: Mutex<BTreeMap<u64, Arc<Mutex<Option<Arc<Report>>>>>>,
+    scratch: Mutex<BTreeMap<u64, Known>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

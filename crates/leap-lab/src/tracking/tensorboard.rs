@@ -14,7 +14,8 @@ use resvg::tiny_skia::{Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
 use crate::error::Error;
-use crate::tracking::Tracker;
+use crate::folder::CURVES;
+use crate::tracking::tracker::Tracker;
 
 /// Writes what it is told to an event file.
 ///
@@ -23,10 +24,13 @@ pub struct TensorBoard {
     path: PathBuf,
     file: BufWriter<File>,
     svg: Options<'static>,
+    /// Curves have a file of their own, below: their steps are no meta-steps.
+    curves: Option<Box<TensorBoard>>,
 }
 
 impl TensorBoard {
-    /// A new event file in `folder`. TensorBoard forgets what earlier files there have of meta-steps from `meta_step` on.
+    /// A new event file in `folder`, of a run that has taken `meta_step` meta-steps. TensorBoard forgets what earlier files
+    /// there have of later ones. Learning curves go to the folder `held-out` below.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
@@ -45,17 +49,23 @@ impl TensorBoard {
             path,
             file: BufWriter::new(file),
             svg: svg_options(),
+            curves: None,
         };
         board.write(Event {
             file_version: Some("brain.Event:2".into()),
             ..Event::default()
         })?;
-        board.write(Event {
-            step: meta_step as i64,
+        board.start(meta_step as i64 + 1)?;
+        Ok(board)
+    }
+
+    /// Has what there is of this step and later ones forgotten.
+    fn start(&mut self, step: i64) -> Result<(), Error> {
+        self.write(Event {
+            step,
             session_log: Some(SessionLog { status: START }),
             ..Event::default()
-        })?;
-        Ok(board)
+        })
     }
 
     fn write(&mut self, event: Event) -> Result<(), Error> {
@@ -98,13 +108,25 @@ impl Tracker for TensorBoard {
     }
 
     fn curve(&mut self, name: &str, curve: &[(f64, f64)]) -> Result<(), Error> {
+        let board = match self.curves.take() {
+            Some(board) => board,
+            None => {
+                let folder = self.path.with_file_name(CURVES);
+                std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+                let mut board = Self::new(&folder, 0)?;
+                // Nothing of an earlier evaluation stays.
+                board.start(0)?;
+                Box::new(board)
+            }
+        };
+        let board = self.curves.insert(board);
         for (step, value) in curve {
             let value = Value {
                 tag: name.to_string(),
                 simple_value: Some(*value as f32),
                 ..Value::default()
             };
-            self.values(*step as i64, vec![value])?;
+            board.values(*step as i64, vec![value])?;
         }
         Ok(())
     }

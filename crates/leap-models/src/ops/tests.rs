@@ -33,7 +33,7 @@ fn block(
         .with_image_size([size[1], size[2]]);
     let net = net.init(&device.clone().autodiff()).unwrap();
     let mut rng = run_rng(seed, "block");
-    let net = leap_core::redraw(net, &burn::module::ParamGroup::all(), &mut rng);
+    let net = leap_core::reinitialize(net, &burn::module::ParamGroup::all(), &mut rng);
     let mut block = net.encoder.blocks.into_iter().next().unwrap();
     let mut values = |n: usize, range: std::ops::Range<f32>| -> Vec<f32> {
         (0..n).map(|_| rng.random_range(range.clone())).collect()

@@ -66,6 +66,25 @@ impl Omniglot {
         &self.alphabets
     }
 
+    /// A number that is the same for the same names and drawings (FNV-1a), to tell whether files have changed.
+    pub fn digest(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut add = |bytes: &[u8]| {
+            for byte in bytes {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        };
+        add(&self.size.to_le_bytes());
+        for alphabet in &self.alphabets {
+            add(alphabet.name.as_bytes());
+            for character in &alphabet.characters {
+                add(character.name.as_bytes());
+                character.drawings.iter().for_each(|d| add(&d.bits));
+            }
+        }
+        hash
+    }
+
     pub(super) fn drawings(&self) -> impl Iterator<Item = &Drawing> {
         let characters = self.alphabets.iter().flat_map(|a| &a.characters);
         characters.flat_map(|c| &c.drawings)

@@ -11,14 +11,14 @@ use burn::optim::{ModuleOptimizer, RmsPropConfig};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use leap_core::{
-    ActorCritic, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, redraw,
+    ActorCritic, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, reinitialize,
     run_rng,
 };
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::env::{Ending, EnvFamily, VectorEnv};
-use super::picture::{Draw, Picture};
+use super::picture::{Picture, Render};
 use super::recycle::Recycler;
 
 /// Advantage actor-critic; the defaults are those of the Leap paper's experiment on Atari.
@@ -103,7 +103,7 @@ impl<F> A2cTasks<F> {
     }
 }
 
-impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
+impl<F: EnvFamily<Env: Render>> A2cTasks<F> {
     /// Has `model` play environment `index` for an episode, or `steps` steps if it is longer. Its pictures come back, and
     /// its return so far.
     ///
@@ -123,7 +123,7 @@ impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
         let mut rng = run_rng(seed, "actions of a recording");
         let mut env = self.family.env(index, vec![run_rng(seed, "recording")])?;
         let memory = Recycler::default();
-        let (mut pictures, mut total) = (vec![env.picture()], 0.0);
+        let (mut pictures, mut total) = (vec![env.render()], 0.0);
         for _ in 0..steps {
             let (logits, _) = model.act(observations(&env, &memory, &device)?);
             let action = sample(&read(logits.reshape([-1]))?, &mut rng);
@@ -132,7 +132,7 @@ impl<F: EnvFamily<Env: Draw>> A2cTasks<F> {
             if transition.ending != Ending::Ongoing {
                 break;
             }
-            pictures.push(env.picture());
+            pictures.push(env.render());
         }
         Ok((pictures, total))
     }
@@ -377,7 +377,7 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
         let kept = ParamGroup::ids_from_module(init.clone());
         let model = init.with_actions(self.env.actions());
         let heads = ParamGroup::all().exclude(kept);
-        Ok(redraw(model, &heads, &mut self.seed.rng(HEADS)))
+        Ok(reinitialize(model, &heads, &mut self.seed.rng(HEADS)))
     }
 
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {

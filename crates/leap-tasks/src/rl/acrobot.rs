@@ -11,8 +11,8 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::env::{EnvFamily, SideBySide};
-use super::picture::{Draw, Picture, Stroke};
+use super::env::{EnvFamily, SyncVectorEnv};
+use super::picture::{Picture, Render, Stroke};
 use super::range::draw;
 
 /// Two links that hang from a bar; the joint between them turns left (action 0), not at all (1) or right (2), to swing
@@ -149,8 +149,8 @@ impl Environment for Acrobot {
     }
 }
 
-impl Draw for Acrobot {
-    fn picture(&self) -> Picture {
+impl Render for Acrobot {
+    fn render(&self) -> Picture {
         let [a, b, ..] = self.state;
         let elbow = [a.sin(), -a.cos()];
         let tip = [elbow[0] + (a + b).sin(), elbow[1] - (a + b).cos()];
@@ -211,7 +211,7 @@ impl Acrobots {
 }
 
 impl EnvFamily for Acrobots {
-    type Env = SideBySide<Acrobot>;
+    type Env = SyncVectorEnv<Acrobot>;
 
     fn len(&self) -> usize {
         self.environments
@@ -227,6 +227,6 @@ impl EnvFamily for Acrobots {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SideBySide::new(envs.collect(), 3, vec![6]))
+        Ok(SyncVectorEnv::new(envs.collect(), 3, vec![6]))
     }
 }

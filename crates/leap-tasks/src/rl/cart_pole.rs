@@ -10,8 +10,8 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::env::{EnvFamily, SideBySide};
-use super::picture::{Draw, Picture, Stroke};
+use super::env::{EnvFamily, SyncVectorEnv};
+use super::picture::{Picture, Render, Stroke};
 use super::range::draw;
 
 /// A cart that is pushed left (action 0) or right (1) to keep a pole upright. Each step that it stands is a reward of 1.
@@ -108,8 +108,8 @@ impl Environment for CartPole {
     }
 }
 
-impl Draw for CartPole {
-    fn picture(&self) -> Picture {
+impl Render for CartPole {
+    fn render(&self) -> Picture {
         let [x, _, angle, _] = self.state;
         let tip = [
             x + 2.0 * self.half_length * angle.sin(),
@@ -172,7 +172,7 @@ impl CartPoles {
 }
 
 impl EnvFamily for CartPoles {
-    type Env = SideBySide<CartPole>;
+    type Env = SyncVectorEnv<CartPole>;
 
     fn len(&self) -> usize {
         self.environments
@@ -192,6 +192,6 @@ impl EnvFamily for CartPoles {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SideBySide::new(envs.collect(), 2, vec![4]))
+        Ok(SyncVectorEnv::new(envs.collect(), 2, vec![4]))
     }
 }

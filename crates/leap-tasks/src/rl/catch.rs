@@ -9,8 +9,8 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::env::{EnvFamily, SideBySide};
-use super::picture::{Draw, Picture};
+use super::env::{EnvFamily, SyncVectorEnv};
+use super::picture::{Picture, Render};
 
 /// Width and height of the screen, in pixels.
 const SIZE: usize = 10;
@@ -102,8 +102,8 @@ impl Environment for Catch {
     }
 }
 
-impl Draw for Catch {
-    fn picture(&self) -> Picture {
+impl Render for Catch {
+    fn render(&self) -> Picture {
         const SCALE: usize = 16;
         let size = SIZE * SCALE;
         let pixels = (0..size * size).map(|i| self.pixel(i % size / SCALE, i / size / SCALE));
@@ -157,7 +157,7 @@ impl Catches {
 }
 
 impl EnvFamily for Catches {
-    type Env = SideBySide<Catch>;
+    type Env = SyncVectorEnv<Catch>;
 
     fn len(&self) -> usize {
         self.environments
@@ -184,6 +184,6 @@ impl EnvFamily for Catches {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SideBySide::new(envs.collect(), 3, vec![1, SIZE, SIZE]))
+        Ok(SyncVectorEnv::new(envs.collect(), 3, vec![1, SIZE, SIZE]))
     }
 }

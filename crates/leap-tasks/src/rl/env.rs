@@ -5,7 +5,7 @@ use leap_core::{TaskError, TaskRng};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::picture::{Draw, Picture};
+use super::picture::{Picture, Render};
 
 /// Copies of an environment that are played side by side. Each starts a new episode where one has ended.
 pub trait VectorEnv {
@@ -110,13 +110,13 @@ pub trait EnvFamily: Sync {
 ///
 /// The environment's state is what is observed. It has to draw what is random from a generator of its own.
 #[derive(Clone, Debug)]
-pub struct SideBySide<E> {
+pub struct SyncVectorEnv<E> {
     envs: Vec<E>,
     actions: usize,
     observation_shape: Vec<usize>,
 }
 
-impl<E: Environment> SideBySide<E> {
+impl<E: Environment> SyncVectorEnv<E> {
     /// Starts an episode in each of `envs`, of which there has to be one, with so many actions and observations of
     /// such a shape.
     pub fn new(envs: Vec<E>, actions: usize, observation_shape: Vec<usize>) -> Self {
@@ -136,7 +136,7 @@ impl<E: Environment> SideBySide<E> {
     }
 }
 
-impl<E> VectorEnv for SideBySide<E>
+impl<E> VectorEnv for SyncVectorEnv<E>
 where
     E: Environment<Action = usize, State: AsRef<[f32]>> + Serialize + DeserializeOwned,
 {
@@ -196,9 +196,9 @@ where
     }
 }
 
-impl<E: Draw> Draw for SideBySide<E> {
+impl<E: Render> Render for SyncVectorEnv<E> {
     /// The first copy.
-    fn picture(&self) -> Picture {
-        self.envs[0].picture()
+    fn render(&self) -> Picture {
+        self.envs[0].render()
     }
 }

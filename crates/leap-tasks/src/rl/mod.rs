@@ -19,6 +19,6 @@ pub use a2c::{A2cConfig, A2cTask, A2cTasks};
 pub use acrobot::{Acrobot, Acrobots};
 pub use cart_pole::{CartPole, CartPoles};
 pub use catch::{Catch, Catches};
-pub use env::{Ending, EnvFamily, SavedEnv, SideBySide, Transition, VectorEnv};
+pub use env::{Ending, EnvFamily, SavedEnv, SyncVectorEnv, Transition, VectorEnv};
 pub use mountain_car::{MountainCar, MountainCars};
-pub use picture::{Draw, Picture, Stroke};
+pub use picture::{Picture, Render, Stroke};

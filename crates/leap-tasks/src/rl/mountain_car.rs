@@ -8,8 +8,8 @@ use leap_core::{TaskError, TaskRng, run_rng};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::env::{EnvFamily, SideBySide};
-use super::picture::{Draw, Picture, Stroke};
+use super::env::{EnvFamily, SyncVectorEnv};
+use super::picture::{Picture, Render, Stroke};
 use super::range::draw;
 
 /// A car too weak to climb the hill to its right, which it has to reach: it pushes left (action 0), not at all (1) or
@@ -90,8 +90,8 @@ impl Environment for MountainCar {
     }
 }
 
-impl Draw for MountainCar {
-    fn picture(&self) -> Picture {
+impl Render for MountainCar {
+    fn render(&self) -> Picture {
         let height = |x: f64| (3.0 * x).sin() * 0.45 + 0.55;
         let valley = (0..=60).map(|i| {
             let x = POSITIONS[0] + (POSITIONS[1] - POSITIONS[0]) * f64::from(i) / 60.0;
@@ -148,7 +148,7 @@ impl MountainCars {
 }
 
 impl EnvFamily for MountainCars {
-    type Env = SideBySide<MountainCar>;
+    type Env = SyncVectorEnv<MountainCar>;
 
     fn len(&self) -> usize {
         self.environments
@@ -161,6 +161,6 @@ impl EnvFamily for MountainCars {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SideBySide::new(envs.collect(), 3, vec![2]))
+        Ok(SyncVectorEnv::new(envs.collect(), 3, vec![2]))
     }
 }

@@ -7,9 +7,9 @@ use plotters::prelude::{
 };
 
 /// Something that can be looked at.
-pub trait Draw {
+pub trait Render {
     /// As it is now.
-    fn picture(&self) -> Picture;
+    fn render(&self) -> Picture;
 }
 
 /// A picture, for recordings of an episode.

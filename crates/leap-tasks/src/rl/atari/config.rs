@@ -32,7 +32,7 @@ pub struct AtariConfig {
     /// Threads that play; 0 is one for each core.
     #[config(default = 0)]
     pub threads: usize,
-    /// Whether [`Draw`](crate::rl::Draw) shows the whole screen of the first copy, which is played twice for it.
+    /// Whether [`Render`](crate::rl::Render) shows the whole screen of the first copy, which is played twice for it.
     #[config(default = false)]
     pub screen: bool,
 }

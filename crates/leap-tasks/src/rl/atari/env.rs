@@ -4,7 +4,7 @@ use leap_core::{TaskError, TaskRng};
 use rand::Rng;
 
 use crate::rl::env::{Ending, SavedEnv, Transition, VectorEnv};
-use crate::rl::picture::{Draw, Picture};
+use crate::rl::picture::{Picture, Render};
 
 use super::ale::Games;
 use super::config::AtariConfig;
@@ -104,9 +104,9 @@ impl VectorEnv for Atari {
     }
 }
 
-impl Draw for Atari {
+impl Render for Atari {
     /// The whole screen of the first copy, with [`AtariConfig::screen`]; else the newest frame that it sees.
-    fn picture(&self) -> Picture {
+    fn render(&self) -> Picture {
         let games = self.screen.as_ref().unwrap_or(&self.games);
         let mut values = Vec::new();
         games.unpack(&games.seen, Some(0), &mut values);

@@ -10,8 +10,8 @@ use rand::{Rng, RngCore};
 /// `rng` on the host: the same on every backend and in every thread, which Burn's own initializers,
 /// with one generator a device, cannot promise. Parameters of other layers, such as the gains of
 /// normalizations, keep their values.
-pub fn redraw<M: Module>(model: M, group: &ParamGroup, rng: &mut impl RngCore) -> M {
-    model.map(&mut Redraw {
+pub fn reinitialize<M: Module>(model: M, group: &ParamGroup, rng: &mut impl RngCore) -> M {
+    model.map(&mut Reinitialize {
         group,
         rng,
         path: Vec::new(),
@@ -19,7 +19,7 @@ pub fn redraw<M: Module>(model: M, group: &ParamGroup, rng: &mut impl RngCore) -
     })
 }
 
-struct Redraw<'a, R> {
+struct Reinitialize<'a, R> {
     group: &'a ParamGroup,
     rng: &'a mut R,
     path: Vec<String>,
@@ -32,7 +32,7 @@ struct Layer {
     bound: Option<f64>,
 }
 
-impl<R: RngCore> ModuleMapper for Redraw<'_, R> {
+impl<R: RngCore> ModuleMapper for Reinitialize<'_, R> {
     fn enter_module(&mut self, name: &str, container: &str) {
         // The fields of a container are entered one after the other at one depth.
         if self.layers.len() == self.path.len() {
