@@ -227,12 +227,19 @@ fn marked(config: &Value) -> Value {
     config
 }
 
+/// Whether nothing is there but what a start leaves that was killed at once.
 fn is_empty(path: &Path) -> Result<bool, Error> {
-    match fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(Error::io(path)(error)),
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        entries => entries.map_err(Error::io(path))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io(path))?.file_name();
+        if name != LOCK && name != "config.json.unfinished" {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 /// Removes what this program wrote in the folder of an experiment or a run.
@@ -309,6 +316,14 @@ mod tests {
             assert!(matches!(refused, Error::Foreign { .. }), "{refused}");
         }
         assert_eq!(fs::read_dir(&theirs).unwrap().count(), 2);
+
+        // A start that was killed before its settings were written leaves nothing in the way.
+        let begun = folder.path().join("begun");
+        fs::create_dir(&begun).unwrap();
+        for left in ["lock", "config.json.unfinished"] {
+            fs::write(begun.join(left), "").unwrap();
+        }
+        open(&begun, Existing::Refuse).unwrap();
 
         // A file of somebody's in a folder of ours survives, and so does its folder.
         let ours = folder.path().join("ours");
