@@ -142,7 +142,7 @@ struct Alphabets {
 impl Alphabets {
     fn splits(&self, run: &Run) -> Result<OmniglotSplits, TaskError> {
         let config = self.tasks.clone().with_seed(run.seed);
-        let config = config.with_train_alphabets(run.setting("alphabets") as usize);
+        let config = config.with_train_alphabets(run.setting("alphabets").unwrap_or(0.0) as usize);
         Ok(config.init(self.data.clone())?)
     }
 }
@@ -166,7 +166,7 @@ impl Experiment for Alphabets {
             "own_head": self.args.own_head,
             "model": self.model,
             "tasks": self.tasks,
-            "data": { "files": self.args.data, "digest": format!("{:016x}", self.data.digest()) },
+            "data": format!("{:016x}", self.data.digest()),
         })
     }
 
@@ -206,7 +206,7 @@ impl Experiment for Alphabets {
         match run.method()? {
             // One body on batches of all alphabets, with a head for each: as many steps as a meta-batch has.
             Method::Finetuning(_) => {
-                let classes = self.args.classes * run.setting("alphabets") as usize;
+                let classes = self.args.classes * run.setting("alphabets").unwrap_or(0.0) as usize;
                 let model = self.model.clone().with_classes(classes);
                 let model =
                     session.initialize(model.init(session.device()).map_err(TaskError::from)?);

@@ -128,6 +128,10 @@ impl From<leap_core::Error> for Error {
 
 impl From<TaskError> for Error {
     fn from(error: TaskError) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(error) => return *error,
+            Err(error) => error,
+        };
         match error.downcast::<leap_core::Error>() {
             Ok(error) => (*error).into(),
             Err(error) => Self::Experiment(error),

@@ -35,6 +35,8 @@ pub struct RunFolder {
 
 const CONFIG: &str = "config.json";
 const LOCK: &str = "lock";
+/// Where the settings that a sweep goes through are named in an experiment's configuration.
+pub(crate) const GRID: &str = "goes_through";
 /// The folder of learning curves for TensorBoard, in that of a run.
 pub(crate) const CURVES: &str = "held-out";
 /// By which a folder is known as one of ours.
@@ -67,7 +69,9 @@ impl RunFolder {
     pub fn open(path: &Path, config: &Value, existing: Existing) -> Result<Self, Error> {
         let folder = Self::prepare(path, config, existing)?;
         let file = folder.join(LOCK);
-        let lock = File::create(&file).map_err(Error::io(&file))?;
+        let mut options = File::options();
+        let options = options.write(true).create(true).truncate(false);
+        let lock = options.open(&file).map_err(Error::io(&file))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -80,7 +84,7 @@ impl RunFolder {
             }
         }
         if existing == Existing::Overwrite {
-            clear(path)?;
+            clear(path, &pictures(path), false)?;
         }
         folder.write_json(CONFIG, &marked(config))?;
         Ok(Self {
@@ -94,7 +98,11 @@ impl RunFolder {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn run(&self, name: &str, config: &Value) -> Result<Self, Error> {
-        let folder = Self::prepare(&self.join(name), config, Existing::Resume)?;
+        let folder = self.below(name);
+        if folder.join(CONFIG).exists() {
+            Self::prepare(&folder.path, config, Existing::Resume)?;
+        }
+        fs::create_dir_all(&folder.path).map_err(Error::io(&folder.path))?;
         folder.write_json(CONFIG, &marked(config))?;
         Ok(folder)
     }
@@ -235,47 +243,65 @@ fn is_empty(path: &Path) -> Result<bool, Error> {
     };
     for entry in entries {
         let name = entry.map_err(Error::io(path))?.file_name();
-        if name != LOCK && name != "config.json.unfinished" {
+        if name != LOCK && name != "config.json.unfinished" && name != ".DS_Store" {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Removes what this program wrote in the folder of an experiment or a run.
-fn clear(path: &Path) -> Result<(), Error> {
+/// What the numbered pictures in an experiment's folder are called: `curves-1.svg`, and by the names of its settings.
+fn pictures(path: &Path) -> Vec<String> {
+    let config = read_json::<Value>(&path.join(CONFIG)).ok().flatten();
+    let settings = config.map_or(Value::Null, |config| config[GRID].clone());
+    let mut names: Vec<String> = serde_json::from_value(settings).unwrap_or_default();
+    names.extend(["curves", "meta-training"].map(String::from));
+    names
+}
+
+/// Removes what this program wrote in the folder of an experiment, or of a run; the settings last, by which it is known.
+fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
+    let mut entries = Vec::new();
     for entry in fs::read_dir(path).map_err(Error::io(path))? {
-        let entry = entry.map_err(Error::io(path))?.path();
+        entries.push(entry.map_err(Error::io(path))?.path());
+    }
+    entries.sort_by_key(|entry| entry.ends_with(CONFIG));
+    for entry in entries.into_iter().filter(|entry| !entry.is_symlink()) {
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        if entry.is_symlink() {
-            continue;
-        }
         if !entry.is_dir() {
-            if is_written_here(&name) {
+            if is_written_here(&name, pictures) {
                 fs::remove_file(&entry).map_err(Error::io(&entry))?;
             }
-        } else if name == "checkpoints" {
+            continue;
+        }
+        if is_run && name == "checkpoints" {
             fs::remove_dir_all(&entry).map_err(Error::io(&entry))?;
-        } else if name == CURVES
-            || read_json::<Value>(&entry.join(CONFIG))
-                .is_ok_and(|c| c.is_some_and(|c| is_marked(&c)))
-        {
-            clear(&entry)?;
+            continue;
+        }
+        let config = read_json::<Value>(&entry.join(CONFIG)).ok().flatten();
+        let is_run_below =
+            config.is_some_and(|config| is_marked(&config) && config["run"].is_object());
+        if is_run_below || (is_run && name == CURVES) {
+            clear(&entry, &[], true)?;
             let _ = fs::remove_dir(&entry); // It stays where something else is in it.
         }
     }
     Ok(())
 }
 
-fn is_written_here(name: &str) -> bool {
-    let stem = match name.rsplit_once('.') {
-        Some((stem, "svg" | "safetensors")) => stem,
-        _ => "",
-    };
-    let number = stem.rsplit_once('-').map_or("", |(_, number)| number);
-    let is_numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+fn is_written_here(name: &str, pictures: &[String]) -> bool {
     let name = name.strip_suffix(".unfinished").unwrap_or(name);
-    FILES.contains(&name) || is_numbered || name.starts_with("events.out.tfevents.")
+    let numbered = match name.rsplit_once('.') {
+        Some((stem, "svg")) => stem
+            .rsplit_once('-')
+            .filter(|(what, _)| pictures.iter().any(|p| p == what)),
+        Some((stem, "safetensors")) => stem.rsplit_once('-').filter(|(what, _)| *what == CURVES),
+        _ => None,
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    FILES.contains(&name)
+        || numbered.is_some_and(|(_, number)| is_number(number))
+        || name.starts_with("events.out.tfevents.")
 }
 
 /// Lists where two configurations differ in what decides the numbers.
@@ -328,24 +354,37 @@ mod tests {
         // A file of somebody's in a folder of ours survives, and so does its folder.
         let ours = folder.path().join("ours");
         let opened = open(&ours, Existing::Refuse).unwrap();
-        let run = opened.run("leap-seed-1", &json!({})).unwrap();
+        let run = opened.run("leap-seed-1", &json!({ "run": {} })).unwrap();
         opened.write("results.csv", "old").unwrap();
-        run.write("curves-1.svg", "old").unwrap();
-        for kept in ["notes.txt", "curve.svg", "leap-seed-1/notes.json"] {
+        run.write("held-out-1.safetensors", "old").unwrap();
+        opened.write("curves-1.svg", "old").unwrap();
+        let kept = [
+            "notes.txt",
+            "curve.svg",
+            "poster-2.svg",
+            "my-best-3.safetensors",
+            "leap-seed-1/notes.json",
+        ];
+        for kept in kept {
             opened.write(kept, "mine").unwrap();
         }
+        fs::create_dir(opened.join("checkpoints")).unwrap();
         drop(opened);
         let opened = open(&ours, Existing::Overwrite).unwrap();
-        for kept in ["notes.txt", "curve.svg", "leap-seed-1/notes.json"] {
+        for kept in kept.into_iter().chain(["checkpoints"]) {
             assert!(opened.join(kept).exists(), "{kept}");
         }
-        for removed in [
+        let removed = [
             "results.csv",
-            "leap-seed-1/curves-1.svg",
+            "curves-1.svg",
+            "leap-seed-1/held-out-1.safetensors",
             "leap-seed-1/config.json",
-        ] {
+        ];
+        for removed in removed {
             assert!(!opened.join(removed).exists(), "{removed}");
         }
+        // The run can begin again, whatever lies in its folder.
+        opened.run("leap-seed-1", &json!({ "run": {} })).unwrap();
     }
 
     #[test]

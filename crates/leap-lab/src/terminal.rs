@@ -18,8 +18,14 @@ where
     };
     let error: Box<dyn std::error::Error + Send + Sync> = error.into();
     // By its words: some wrappers of errors hide what they hold.
-    if error.to_string() == Error::Interrupted.to_string() {
-        say(&error.to_string());
+    let words = [
+        Error::Interrupted.to_string(),
+        leap_core::Error::Interrupted.to_string(),
+    ];
+    let first: &(dyn std::error::Error + 'static) = &*error;
+    let mut causes = std::iter::successors(Some(first), |error| error.source());
+    if causes.any(|error| words.contains(&error.to_string())) {
+        say(&words[0]);
         return ExitCode::from(130);
     }
     // With what brought it about, as far as it is not said already.

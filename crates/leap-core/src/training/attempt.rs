@@ -89,6 +89,9 @@ impl<L> MetaTrainer<L> {
                 if let Some(FinishedTask { report, gradient }) =
                     folder.finished(seed.task, &name)?
                 {
+                    if let Some(watched) = &inner.watched {
+                        watched.restored(inner.steps);
+                    }
                     let home = (*home).clone().without_autodiff();
                     let restore = |gradient| ParamVector::restore(space, gradient, &home);
                     return Ok((report, gradient.map(restore).transpose()?));

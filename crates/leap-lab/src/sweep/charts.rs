@@ -44,7 +44,7 @@ pub(super) fn groups(done: &[RunResult]) -> Vec<Group<'_>> {
 /// The groups with the highest settings, and learning from scratch, each with its colour: one for each method.
 fn highest<'a>(groups: &'a [Group<'a>]) -> Vec<(usize, &'a Group<'a>)> {
     let most = |name: &String| {
-        let all = groups.iter().map(|g| g.run.setting(name));
+        let all = groups.iter().filter_map(|g| g.run.setting(name));
         all.fold(f64::NEG_INFINITY, f64::max)
     };
     let is_highest = |g: &&Group| {
@@ -99,10 +99,11 @@ pub(super) fn learning_curves(done: &[RunResult], unit: &(String, usize)) -> Vec
     ));
     // Scores differ from task to task.
     let first = done.first().map_or(&[][..], |d| &d.held_out.tasks);
-    for (i, task) in first.iter().enumerate().take(10) {
+    for task in first.iter().take(10) {
         let pick = |report: &Report| {
+            let same = report.tasks.iter().find(|t| t.name == task.name);
             let one = Report {
-                tasks: report.tasks.get(i).cloned().into_iter().collect(),
+                tasks: same.cloned().into_iter().collect(),
                 ..report.clone()
             };
             curve(&one, "score")
@@ -119,17 +120,24 @@ fn curve(report: &Report, name: &str) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The mean of several curves over the same steps.
+/// The mean of several curves, at the steps where all of them have a value that have any.
 fn over(label: &str, colour: usize, curves: &[Vec<(f64, f64)>]) -> Series {
-    let values: Vec<Vec<f64>> = curves
-        .iter()
-        .map(|curve| curve.iter().map(|p| p.1).collect())
-        .collect();
-    let mut series = Series::over(label, colour, 0.0, &values);
-    for (point, (step, _)) in series.points.iter_mut().zip(curves.iter().flatten()) {
-        point.0 = *step;
+    let there = curves.iter().filter(|curve| !curve.is_empty()).count();
+    let mut at: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for (step, value) in curves.iter().flatten() {
+        at.entry(*step as u64).or_default().push(*value);
     }
-    series
+    let all = at.into_iter().filter(|(_, values)| values.len() == there);
+    Series {
+        label: label.to_string(),
+        points: all
+            .map(|(step, values)| {
+                let (mean, deviation) = mean_and_deviation(values.into_iter());
+                (step as f64, mean, deviation)
+            })
+            .collect(),
+        colour,
+    }
 }
 
 /// Loss or score against the length of the path that led there: a method that goes straight is on the left.
@@ -141,13 +149,17 @@ fn along_the_path(groups: &[(usize, &Group)], what: &str) -> Chart {
             over(&group.run.method, *colour, &curves)
         };
         let (lengths, values) = (of("path_length"), of(what));
-        // Scores begin later.
-        let later = lengths.points.len().saturating_sub(values.points.len());
-        let points = lengths.points.iter().skip(later).zip(&values.points);
+        let at: BTreeMap<u64, f64> = lengths
+            .points
+            .iter()
+            .map(|(step, length, _)| (*step as u64, *length))
+            .collect();
+        let points = values.points.iter();
+        let points = points.filter_map(|(step, value, deviation)| {
+            Some((*at.get(&(*step as u64))?, *value, *deviation))
+        });
         Series {
-            points: points
-                .map(|(length, value)| (length.1, value.1, value.2))
-                .collect(),
+            points: points.collect(),
             ..lengths.clone()
         }
     });
@@ -171,8 +183,8 @@ pub(super) fn against(done: &[RunResult], setting: &str) -> Vec<Chart> {
         ("length to scratch's end", |s| s.length_to_scratch),
     ];
     let groups = groups(done);
-    let trained = groups.iter().filter(|g| g.run.is_trained());
-    let values: Vec<f64> = trained.map(|g| g.run.setting(setting)).collect();
+    let values = groups.iter().filter_map(|g| g.run.setting(setting));
+    let values: Vec<f64> = values.collect();
     let fewest = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if fewest >= most {
@@ -188,7 +200,12 @@ pub(super) fn against(done: &[RunResult], setting: &str) -> Vec<Chart> {
             let (mean, deviation) = mean_and_deviation(values.into_iter());
             // Other settings have lines of their own.
             let mut label = group.run.method.clone();
-            for (name, value) in group.run.settings.iter().filter(|(n, _)| *n != setting) {
+            for (name, value) in group
+                .run
+                .settings
+                .iter()
+                .filter(|(n, _)| *n != setting && group.run.is_trained())
+            {
                 label += &format!(", {value} {name}");
             }
             let line = series.entry(label.clone()).or_insert(Series {
@@ -196,9 +213,9 @@ pub(super) fn against(done: &[RunResult], setting: &str) -> Vec<Chart> {
                 points: Vec::new(),
                 colour: colour(&groups, &group.run.method),
             });
-            let at = match group.run.is_trained() {
-                true => vec![group.run.setting(setting)],
-                false => vec![fewest, most],
+            let at = match group.run.setting(setting) {
+                Some(value) => vec![value],
+                None => vec![fewest, most],
             };
             line.points
                 .extend(at.into_iter().map(|x| (x, mean, deviation)));

@@ -174,7 +174,13 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         self.lock_trackers().extend(added);
         self.progress.skip(work * meta.meta_step() as f64);
         while meta.meta_step() < meta_steps {
-            let report = meta.step(tasks, &self.lanes)?;
+            let report = match meta.step(tasks, &self.lanes) {
+                Err(leap_core::Error::Interrupted) => {
+                    meta.save_checkpoint()?;
+                    return Err(Error::Interrupted);
+                }
+                report => report?,
+            };
             let line = MetaStepMetrics::of(&report);
             metrics.write(&line)?;
             let scalars = scalars("meta-training", &line);

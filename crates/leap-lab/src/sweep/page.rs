@@ -16,13 +16,11 @@ pub(super) struct Page<'a> {
     pub folder: &'a RunFolder,
     /// What a training step counts as.
     pub unit: &'a (String, usize),
-    /// Number of runs that the sweep is to do.
-    pub runs: usize,
 }
 
 impl Page<'_> {
     /// `results.json`, `results.csv`, figures and `report.html`, of what is done so far.
-    pub fn write(&self) -> Result<(), Error> {
+    pub fn write(&self, is_last: bool) -> Result<(), Error> {
         let done = results::read_all(self.sweep, self.folder)?;
         let rows: Vec<Row> = done.iter().map(|d| Row::of(&d.run, &d.summary)).collect();
         self.folder.write_json("results.json", &rows)?;
@@ -31,7 +29,7 @@ impl Page<'_> {
         sections.retain(|s| !s.tables.is_empty() || !s.figures.is_empty());
         let page = report(&self.sweep.title, &self.budget(&done), &sections);
         self.folder.write("report.html", page)?;
-        if self.sweep.options.tensorboard && done.len() >= self.runs {
+        if self.sweep.options.tensorboard && is_last {
             let mut board = TensorBoard::new(self.folder.path(), 0)?;
             let figures = sections.iter().flat_map(|s| &s.figures);
             for figure in figures.filter(|f| f.svg.starts_with("<svg")) {

@@ -52,6 +52,20 @@ pub struct RunSummary {
 }
 
 impl RunSummary {
+    /// Of nothing.
+    pub(super) fn blank() -> Self {
+        Self {
+            meta_steps: 0,
+            meta_batch: 0,
+            task_steps: 0,
+            held_out_tasks: Summary::of(&[]),
+            reached_target: None,
+            steps_to_target: None,
+            training_seconds: 0.0,
+            evaluation_seconds: 0.0,
+        }
+    }
+
     pub(super) fn of<L: Clone>(
         meta_steps: usize,
         trainer: &MetaTrainer<L>,
@@ -130,8 +144,9 @@ pub(super) fn curves(report: &Report) -> Vec<(&'static str, Vec<(f64, f64)>)> {
 }
 
 /// All runs in a sweep's folder that are done, methods in the order of the sweep, others by name.
+/// Runs of another number of meta-steps are no part of it.
 pub(super) fn read_all(sweep: &Sweep, folder: &RunFolder) -> Result<Vec<RunResult>, Error> {
-    let mut done = BTreeMap::new();
+    let (mut done, mut shorter) = (BTreeMap::new(), Vec::new());
     let path = folder.path();
     for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
         let name = entry.map_err(Error::io(path))?.file_name();
@@ -142,12 +157,23 @@ pub(super) fn read_all(sweep: &Sweep, folder: &RunFolder) -> Result<Vec<RunResul
             continue;
         };
         let run = &result.run;
+        if run.is_trained() && result.summary.meta_steps != sweep.meta_steps {
+            shorter.push(run.name());
+            continue;
+        }
         let methods = &sweep.methods;
         let place = methods.iter().position(|m| *m == run.method);
         let settings: Vec<_> = run.settings.values().map(|v| (v * 1e6) as i64).collect();
         // Learning from scratch comes last, unless it has a place.
         let place = place.unwrap_or(methods.len() + usize::from(!run.is_trained()));
-        done.insert((place, run.method.clone(), settings, run.seed), result);
+        done.insert(
+            (place, run.method.clone(), settings, run.seed, run.name()),
+            result,
+        );
+    }
+    if !shorter.is_empty() {
+        let (names, meta_steps) = (shorter.join(", "), sweep.meta_steps);
+        log::info!("not of {meta_steps} meta-steps, and left out of the report: {names}");
     }
     Ok(done.into_values().collect())
 }
@@ -155,13 +181,14 @@ pub(super) fn read_all(sweep: &Sweep, folder: &RunFolder) -> Result<Vec<RunResul
 /// A run's folder, if it is one whose run is done.
 fn read(experiment: &RunFolder, name: &str) -> Result<Option<RunResult>, Error> {
     let folder = experiment.below(name);
-    let Some(config) = folder.read_json::<Value>("config.json")? else {
+    // Folders of somebody else's are none.
+    let Ok(Some(config)) = folder.read_json::<Value>("config.json") else {
         return Ok(None);
     };
-    let (Ok(run), Some(summary)) = (
-        serde_json::from_value::<Run>(config["run"].clone()),
-        folder.read_json::<RunSummary>("summary.json")?,
-    ) else {
+    let Ok(run) = serde_json::from_value::<Run>(config["run"].clone()) else {
+        return Ok(None);
+    };
+    let Some(summary) = folder.read_json::<RunSummary>("summary.json")? else {
         return Ok(None);
     };
     let held_out = folder.read_json("held_out.json")?;

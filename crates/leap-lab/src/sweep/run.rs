@@ -6,11 +6,11 @@ use leap_core::Method;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// A run of an experiment: a method with its settings, and a seed of all that is random.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The method; `none` is learning from scratch.
     pub method: String,
-    /// The settings that a sweep goes through, by name.
+    /// The settings that a sweep goes through, by name; 0 when learning from scratch, which has none.
     #[serde(serialize_with = "as_numbers")]
     pub settings: BTreeMap<String, f64>,
     /// The seed.
@@ -29,9 +29,10 @@ impl Run {
         self.method.parse()
     }
 
-    /// A setting by its name; 0 where it is none of the run's.
-    pub fn setting(&self, name: &str) -> f64 {
-        self.settings.get(name).copied().unwrap_or(0.0)
+    /// A setting by its name; `None` where it is none of the run's, and when learning from scratch, which has none.
+    pub fn setting(&self, name: &str) -> Option<f64> {
+        let value = self.settings.get(name).copied();
+        value.filter(|_| self.is_trained())
     }
 
     /// Whether an initialization is meta-trained at all.

@@ -1,21 +1,21 @@
 //! A sweep under way.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::module::Module;
+use burn::module::{Module, ParamGroup};
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use leap_core::{
-    Checkpoints, Lanes, MetaTrainer, Report, TaskReport, TaskSet, is_cpu, project_paths,
+    Checkpoints, Lanes, MetaTrainer, ParamSpace, Report, TaskReport, TaskSet, is_cpu,
+    project_paths, reinitialize, run_rng,
 };
 use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::figures::draw_paths;
-use crate::folder::RunFolder;
+use crate::folder::{GRID, RunFolder};
 use crate::progress::Progress;
 use crate::sweep::experiment::{Experiment, Session, scalars};
 use crate::sweep::page::Page;
@@ -43,23 +43,24 @@ impl Sweep {
             self.out.display()
         ));
         let failures = running.run_all();
+        running.page().write(true)?;
         let results = results::read_all(self, &running.folder)?;
+        let is_interrupted = running.interrupted.load(Ordering::Relaxed);
         drop(running);
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
+        match failures.is_empty() {
+            false => return Err(Error::Failed { failures }),
+            true if is_interrupted => return Err(Error::Interrupted),
+            true => {}
         }
         say(&tables::text(&results, self.target));
         let out = self.out.display();
         say(&format!("Everything is in {out}; see report.html there"));
-        match failures.is_empty() {
-            true => Ok(results),
-            false => Err(Error::Failed { failures }),
-        }
+        Ok(results)
     }
 }
 
-/// What is found out once, by the first who asks.
-type Known = Arc<Mutex<Option<Arc<Report>>>>;
+/// What came of learning from scratch; found out once, by the first who asks.
+type Known = Arc<Mutex<Option<(RunSummary, Arc<Report>)>>>;
 
 /// A sweep under way.
 struct Running<'a, E: Experiment> {
@@ -74,8 +75,37 @@ struct Running<'a, E: Experiment> {
     config: Value,
     progress: Progress,
     unit: (String, usize),
-    /// What came of learning from scratch, by seed.
+    /// By seed.
     scratch: Mutex<BTreeMap<u64, Known>>,
+    /// Whether a run was stopped before its end.
+    interrupted: AtomicBool,
+}
+
+/// Names become those of files and of columns.
+fn check_names(sweep: &Sweep) -> Result<(), Error> {
+    let settings = || sweep.settings.iter().map(|(name, _)| name);
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    for name in sweep.methods.iter().chain(settings()) {
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(is_good) {
+            return Err(Error::Setting(format!(
+                "`{name}` cannot be part of a file's name"
+            )));
+        }
+    }
+    let (blank, run) = (RunSummary::blank(), Run::default());
+    let columns = serde_json::to_value(results::Row::of(&run, &blank)).unwrap_or_default();
+    let is_taken = |name: &&String| {
+        columns.get(name.as_str()).is_some() || ["curves", "meta-training"].contains(&name.as_str())
+    };
+    if let Some(name) = settings().find(is_taken) {
+        let wrong = format!("a setting cannot be called `{name}`, as a result is");
+        return Err(Error::Setting(wrong));
+    }
+    let mut values = sweep.settings.iter().flat_map(|(_, values)| values);
+    match values.all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::Setting("settings must be finite".into())),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,6 +123,7 @@ impl<'a, E: Experiment> Running<'a, E> {
         if let Some((name, _)) = sweep.settings.iter().find(|(_, values)| values.is_empty()) {
             return setting(&format!("{name} must have at least one value"));
         }
+        check_names(sweep)?;
         let runs = sweep.runs();
         let devices = leap_core::devices(&sweep.options.device)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -110,6 +141,20 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         .autodiff();
 
+        let drawn = || -> Result<Vec<f64>, Error> {
+            let run = &runs[0];
+            let model = experiment.model(run, &home)?;
+            let mut rng = run_rng(run.seed, "initial parameters");
+            let model = reinitialize(model, &ParamGroup::all(), &mut rng);
+            let space = ParamSpace::new(&model, &ParamGroup::all())?;
+            Ok(space.point(&model)?.to_vec()?)
+        };
+        if drawn()? != drawn()? {
+            return setting(
+                "the model has parameters that are no weights of linear and convolution layers, and are others each time: draw \
+                 them from the run's seed, in `Experiment::model`",
+            );
+        }
         let progress = Progress::new(experiment.unit());
         for run in &runs {
             let trainer = experiment.trainer(run)?;
@@ -134,6 +179,11 @@ impl<'a, E: Experiment> Running<'a, E> {
             "meta_steps": sweep.meta_steps,
             "device": sweep.options.device,
         });
+        config[GRID] = sweep
+            .settings
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         if sweep.every_task_steps > 0 {
             // Some environments begin anew where they are saved.
             config["task_checkpoints"] = sweep.every_task_steps.into();
@@ -151,6 +201,7 @@ impl<'a, E: Experiment> Running<'a, E> {
             progress,
             unit: experiment.unit(),
             scratch: Mutex::default(),
+            interrupted: AtomicBool::new(false),
         })
     }
 
@@ -159,7 +210,6 @@ impl<'a, E: Experiment> Running<'a, E> {
             sweep: self.sweep,
             folder: &self.folder,
             unit: &self.unit,
-            runs: self.runs.len(),
         }
     }
 
@@ -167,24 +217,27 @@ impl<'a, E: Experiment> Running<'a, E> {
     fn run_all(&self) -> Vec<String> {
         let queue = AtomicUsize::new(0);
         let (failures, writing) = (Mutex::new(Vec::new()), Mutex::new(()));
+        let interrupt = || self.interrupted.store(true, Ordering::Relaxed);
         let work = || {
             while let Some(run) = self.runs.get(queue.fetch_add(1, Ordering::Relaxed)) {
                 if self.sweep.stop.load(Ordering::Relaxed) {
-                    break;
+                    return interrupt();
                 }
                 log::info!("{} begins", run.name());
-                let done = self.run(run).and_then(|summary| {
-                    let _one_at_a_time = lock(&writing);
-                    self.progress.say(&tables::line(run, &summary));
-                    self.page().write()
-                });
-                match done {
-                    Err(Error::Interrupted) => break,
+                match self.run(run) {
+                    Ok((summary, is_new)) => {
+                        let _one_at_a_time = lock(&writing);
+                        self.progress.say(&tables::line(run, &summary));
+                        // All of it is written once more at the end.
+                        if is_new && let Err(error) = self.page().write(false) {
+                            log::warn!("the report: {error}");
+                        }
+                    }
+                    Err(Error::Interrupted) => return interrupt(),
                     Err(error) => {
                         log::error!("{}: {error}", run.name());
                         lock(&failures).push(format!("  {}: {error}", run.name()));
                     }
-                    Ok(()) => {}
                 }
             }
         };
@@ -198,16 +251,16 @@ impl<'a, E: Experiment> Running<'a, E> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run from where it is to its end.
-    fn run(&self, run: &Run) -> Result<RunSummary, Error> {
+    /// A run from where it is to its end, and whether it had not been there before.
+    fn run(&self, run: &Run) -> Result<(RunSummary, bool), Error> {
         if !run.is_trained() {
-            return Ok(self.scratch(run)?.0);
+            return Ok((self.scratch(run)?.0, true));
         }
         let folder = self.folder_of(run)?;
         if let Some(done) = folder.read_json::<RunSummary>("summary.json")? {
             if done.meta_steps == self.sweep.meta_steps {
                 self.skip(run, &done)?;
-                return Ok(done);
+                return Ok((done, false));
             }
             if done.meta_steps > self.sweep.meta_steps {
                 return Err(self.sweep.fewer(run, done.meta_steps));
@@ -215,21 +268,21 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         let session = self.session(run, folder)?;
         let init = self.experiment.meta_train(&session)?;
-        save(&init, &session.folder.join("init.safetensors"))?;
+        save(&init, &session.folder, "init.safetensors")?;
         let (_, scratch) = self.scratch(&self.sweep.scratch(run.seed))?;
         let (summary, _) = self.evaluate(&session, &init, self.sweep.meta_steps, Some(&scratch))?;
-        Ok(summary)
+        Ok((summary, true))
     }
 
     /// What learning the held-out tasks from scratch came to, with a seed; found out once.
     fn scratch(&self, run: &Run) -> Result<(RunSummary, Arc<Report>), Error> {
         let slot = lock(&self.scratch).entry(run.seed).or_default().clone();
         let mut known = lock(&slot);
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
         let folder = self.folder_of(run)?;
         let summary: Option<RunSummary> = folder.read_json("summary.json")?;
-        if let (Some(summary), Some(report)) = (&summary, &*known) {
-            return Ok((summary.clone(), report.clone()));
-        }
         let report: Option<Report> = folder.read_json("held_out.json")?;
         let (summary, report) = match (summary, report) {
             (Some(summary), Some(report)) => {
@@ -239,12 +292,11 @@ impl<'a, E: Experiment> Running<'a, E> {
             _ => {
                 let session = self.session(run, folder)?;
                 let init = session.scratch()?;
-                save(&init, &session.folder.join("init.safetensors"))?;
+                save(&init, &session.folder, "init.safetensors")?;
                 self.evaluate(&session, &init, 0, None)?
             }
         };
-        let report = known.insert(Arc::new(report)).clone();
-        Ok((summary, report))
+        Ok(known.insert((summary, Arc::new(report))).clone())
     }
 
     /// Counts what a run did as done before.
@@ -291,7 +343,7 @@ impl<'a, E: Experiment> Running<'a, E> {
         let keep = |task: &TaskReport, model: &E::Model| {
             if self.sweep.keep_models {
                 let name = format!("held-out-{}.safetensors", task.index);
-                save(model, &folder.join(&name))?;
+                save(model, folder, &name)?;
             }
             if task.index == 0
                 && let Some(gif) = self.experiment.record(run, model)?
@@ -315,20 +367,25 @@ impl<'a, E: Experiment> Running<'a, E> {
             self.sweep.target,
             self.unit.1,
         );
-        folder.write_json("summary.json", &results::Row::of(run, &summary))?;
-        let paths = self.draw_paths(session, &trainer, init, &tasks);
-        if let Some(paths) = paths {
+        let paths = self.draw_paths(session, &trainer, init, &tasks)?;
+        if let Some(paths) = &paths {
             folder.write("paths.svg", paths)?;
         }
-        for tracker in session.lock_trackers().iter_mut() {
+        let mut trackers = session.lock_trackers();
+        if trackers.is_empty() {
+            trackers.extend(self.sweep.trackers(run, folder, meta_steps)?);
+        }
+        for tracker in trackers.iter_mut() {
             tracker.scalars(meta_steps, &scalars("held-out", &summary))?;
             for (name, curve) in results::curves(&report) {
                 tracker.curve(&format!("learning/{name}"), &curve)?;
             }
-            if let Ok(svg) = std::fs::read_to_string(folder.join("paths.svg")) {
-                tracker.figure("paths", &svg)?;
+            if let Some(svg) = &paths {
+                tracker.figure("paths", svg)?;
             }
         }
+        // Last, as it says that the run is done.
+        folder.write_json("summary.json", &results::Row::of(run, &summary))?;
         Ok((summary, report))
     }
 
@@ -340,11 +397,11 @@ impl<'a, E: Experiment> Running<'a, E> {
         trainer: &MetaTrainer<E::Learner>,
         init: &E::Model,
         tasks: &E::HeldOut,
-    ) -> Option<String> {
+    ) -> Result<Option<String>, Error> {
         let (run, count) = (session.run, self.sweep.pictures);
         let is_first = self.sweep.seeds.first() == Some(&run.seed);
         if !run.is_trained() || !is_first || count == 0 {
-            return None;
+            return Ok(None);
         }
         let draw = || {
             let panel = |title: String, init: &E::Model| {
@@ -356,15 +413,21 @@ impl<'a, E: Experiment> Running<'a, E> {
             let before = panel("before meta-training".into(), &session.scratch()?)?;
             draw_paths(&[before, panel(format!("after {}", run.method), init)?])
         };
-        draw()
-            .map_err(|error| log::warn!("{}: no picture of paths: {error}", run.name()))
-            .ok()
+        match draw() {
+            Ok(svg) => Ok(Some(svg)),
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(error) => {
+                log::warn!("{}: no picture of paths: {error}", run.name());
+                Ok(None)
+            }
+        }
     }
 }
 
-/// Saves a model's parameters, as safetensors.
-fn save<M: Module>(model: &M, path: &Path) -> Result<(), Error> {
-    let mut store = SafetensorsStore::from_file(path).overwrite(true);
-    let saved = model.save_into(&mut store);
-    saved.map_err(|error| Error::io(path)(std::io::Error::other(format!("{error:?}"))))
+/// Saves a model's parameters, as safetensors, whole or not at all.
+fn save<M: Module>(model: &M, folder: &RunFolder, name: &str) -> Result<(), Error> {
+    let mut store = SafetensorsStore::from_bytes(None);
+    let saved = model.save_into(&mut store).and_then(|_| store.get_bytes());
+    let wrong = |error| Error::io(folder.join(name))(std::io::Error::other(format!("{error:?}")));
+    folder.write(name, saved.map_err(wrong)?)
 }

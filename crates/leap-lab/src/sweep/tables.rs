@@ -1,5 +1,7 @@
 //! The tables of a sweep.
 
+use std::collections::BTreeSet;
+
 use leap_core::Summary;
 use serde_json::Value;
 
@@ -90,7 +92,9 @@ pub(super) fn results(done: &[RunResult], target: Option<f64>) -> [Table; 2] {
     learning.mean("mean score", |r| r.summary.held_out_tasks.score);
     learning.mean("score at the end", |r| r.summary.held_out_tasks.last_score);
     let reached = target.map_or(String::new(), |target| format!("reached {target}"));
-    learning.count(&reached, |s| s.reached_target);
+    learning.count(&reached, |r| {
+        Some((r.summary.reached_target?, r.summary.held_out_tasks.tasks))
+    });
     learning.mean("steps to it", |r| r.summary.steps_to_target);
     learning.add("left out", &|group: &Group| {
         let left_out = group
@@ -107,8 +111,10 @@ pub(super) fn results(done: &[RunResult], target: Option<f64>) -> [Table; 2] {
         group.run.is_trained().then(|| format!("{mean:.0}"))
     });
     let mut paths = Columns::new(&groups);
-    paths.count("came to scratch's end", |s| {
-        s.held_out_tasks.reached_scratch
+    paths.count("came to scratch's end", |r| {
+        let compared = || r.held_out.tasks.iter().filter_map(|t| t.to_scratch);
+        let came = compared().filter(|t| t.reached.is_some()).count();
+        (compared().count() > 0).then(|| (came, compared().count()))
     });
     paths.mean("steps to it", |r| r.summary.held_out_tasks.steps_to_scratch);
     paths.mean("length to it", |r| {
@@ -139,8 +145,7 @@ impl<'a> Columns<'a> {
         let first = groups.first().map(|g| &g.run.settings);
         for name in first.into_iter().flat_map(|settings| settings.keys()) {
             columns.add(name, &|group: &Group| {
-                let is_trained = group.run.is_trained();
-                is_trained.then(|| group.run.setting(name).to_string())
+                group.run.setting(name).map(|value| value.to_string())
             });
         }
         columns.add("seeds", &|group: &Group| {
@@ -174,33 +179,39 @@ impl<'a> Columns<'a> {
         });
     }
 
-    /// Adds a column of held-out tasks of which something is true, over all seeds.
-    fn count(&mut self, name: &str, pick: fn(&RunSummary) -> Option<usize>) {
+    /// Adds a column of how many held-out tasks did something, and of how many, over all seeds.
+    fn count(&mut self, name: &str, pick: fn(&RunResult) -> Option<(usize, usize)>) {
         self.add(name, &|group: &Group| {
-            let counts = group.results.iter().map(|r| pick(&r.summary));
-            let count: usize = counts.collect::<Option<Vec<_>>>()?.into_iter().sum();
-            let tasks = group.results.iter().map(|r| r.summary.held_out_tasks.tasks);
-            Some(format!("{count} of {}", tasks.sum::<usize>()))
+            let counts: Vec<_> = group.results.iter().filter_map(|r| pick(r)).collect();
+            let (did, all) = counts
+                .iter()
+                .fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+            (!counts.is_empty()).then(|| format!("{did} of {all}"))
         });
     }
 }
 
 /// The rows as comma-separated values; what was not measured is empty.
 pub(super) fn csv(rows: &[Row]) -> Result<String, Error> {
-    let mut text = String::new();
+    let mut all = Vec::new();
     for row in rows {
         let row = serde_json::to_value(row).map_err(|e| Error::damaged("results.csv", e))?;
-        let Value::Object(fields) = row else { continue };
-        if text.is_empty() {
-            text = fields.keys().cloned().collect::<Vec<_>>().join(",") + "\n";
+        if let Value::Object(fields) = row {
+            all.push(fields);
         }
-        let cells = fields.values().map(|value| match value {
-            Value::String(text) if text.contains([',', '"', '\n']) => {
+    }
+    // Rows of earlier sweeps may have fewer settings.
+    let names: BTreeSet<&String> = all.iter().flat_map(|fields| fields.keys()).collect();
+    let head: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    let mut text = head.join(",") + "\n";
+    for fields in &all {
+        let cells = names.iter().map(|name| match &fields.get(*name) {
+            Some(Value::String(text)) if text.contains([',', '"', '\n']) => {
                 format!("\"{}\"", text.replace('"', "\"\""))
             }
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
+            Some(Value::String(text)) => text.clone(),
+            None | Some(Value::Null) => String::new(),
+            Some(other) => other.to_string(),
         });
         text += &(cells.collect::<Vec<_>>().join(",") + "\n");
     }

@@ -48,7 +48,7 @@ impl JsonLines {
         let all = Self::read(folder)?;
         let kept: Vec<&MetaStepMetrics> =
             all.iter().filter(|m| m.meta_step <= meta_steps).collect();
-        if kept.len() < all.len() || folder.join(NAME).exists() {
+        if folder.join(NAME).exists() {
             let mut text = String::new();
             for metrics in kept {
                 text += &line(metrics).map_err(|e| Error::damaged(folder.join(NAME), e))?;
