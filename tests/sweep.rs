@@ -1,4 +1,5 @@
-//! What a sweep tells TensorBoard, read back by TensorBoard.
+//! Sweeps as a library: what cannot work is refused before anything is written, no result shares its place with another,
+//! and TensorBoard reads what it is told.
 
 use std::path::Path;
 use std::process::Command;
@@ -138,4 +139,64 @@ fn tensorboard_reads_what_a_sweep_tells() {
         all["images"].as_object().expect("images").len() > 3,
         "{all}"
     );
+}
+
+#[test]
+fn what_would_lose_results_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let sweep = || Sweep::new("Waves", &out).with_seeds([1]).with_meta_steps(1);
+    let cases = [
+        (
+            sweep().with_setting("auc", [1.0]),
+            "a setting cannot be called `auc`",
+        ),
+        (sweep().with_setting("a/b", [1.0]), "a/b"),
+        (sweep().with_methods(["../leap"]), "../leap"),
+        (sweep().with_methods(["leaf"]), "there is no method `leaf`"),
+        (sweep().with_setting("clip", [f64::INFINITY]), "finite"),
+        (sweep().with_setting("clip", []), "clip"),
+        (sweep().with_seeds([]), "one seed"),
+    ];
+    for (sweep, said) in cases {
+        let error = sweep.run(&Waves).expect_err(said).to_string();
+        assert!(error.contains(said), "{error}");
+        assert!(!out.exists(), "{said}: something was written");
+    }
+}
+
+#[test]
+fn settings_that_are_close_have_rows_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let sweep = |meta_steps, resume| {
+        let options = RunOptions {
+            resume,
+            ..RunOptions::default()
+        };
+        Sweep::new("Waves", &out)
+            .with_setting("decay", [1e-7, 5e-7, -2.0])
+            .with_seeds([1])
+            .with_meta_steps(meta_steps)
+            .with_options(options)
+            .run(&Waves)
+            .expect("it runs")
+    };
+    let results = sweep(1, false);
+    let decays: Vec<_> = results.iter().map(|r| r.run.setting("decay")).collect();
+    assert_eq!(decays, [Some(-2.0), Some(1e-7), Some(5e-7), None]);
+    let csv = std::fs::read_to_string(out.join("results.csv")).expect("results");
+    assert_eq!(csv.lines().count(), 1 + 4);
+    // Longer runs are not mixed with shorter ones.
+    let longer = sweep(2, true);
+    assert!(
+        longer
+            .iter()
+            .all(|r| r.summary.meta_steps == 2 || !r.run.is_trained())
+    );
+    assert_eq!(longer.len(), 4);
+    for result in &longer {
+        assert_eq!(result.held_out.tasks.len(), 3);
+        assert!(result.held_out.tasks.iter().all(|t| t.to_scratch.is_some()));
+    }
 }
