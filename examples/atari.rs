@@ -16,7 +16,7 @@ use clap::Parser;
 use leap_core::{MetaTrainer, Method, TaskError};
 use leap_lab::{
     Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption, not_negative,
-    positive,
+    positive, say,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
@@ -118,7 +118,10 @@ fn run(args: &Args) -> Result<()> {
     let venv = virtual_environment();
     if args.setup {
         set_up(&venv).map_err(|e| anyhow!(e))?;
-        println!("{} has the Arcade Learning Environment", venv.display());
+        say(&format!(
+            "{} has the Arcade Learning Environment",
+            venv.display()
+        ));
         return Ok(());
     }
     ensure!(!args.held_out.is_empty(), "--held-out needs a game");
@@ -129,7 +132,7 @@ fn run(args: &Args) -> Result<()> {
     let all = AtariGames::all(&venv, config.clone()).map_err(|e| anyhow!(e))?;
     if args.list {
         for (name, actions) in all.names().zip(all.actions()) {
-            println!("{name:20} {actions:3} actions");
+            say(&format!("{name:20} {actions:3} actions"));
         }
         return Ok(());
     }

@@ -20,7 +20,7 @@ use leap_core::{
     Checkpoints, Cluster, Error, Lanes, Leap, MetaTrainer, MpiCluster, ParamSpace, Summation,
     reinitialize, run_rng,
 };
-use leap_lab::{end, not_negative, positive};
+use leap_lab::{end, not_negative, positive, say};
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -97,7 +97,7 @@ fn meta_train(args: Args, cluster: MpiCluster) -> Result<()> {
         let report = run.step(&tasks.train, &lanes)?;
         if rank == 0 {
             let loss = report.summary().loss;
-            println!("meta-step {}: loss {loss:.4}", run.meta_step());
+            say(&format!("meta-step {}: loss {loss:.4}", run.meta_step()));
         }
     }
     if rank == 0 && run.meta_step() > first {
@@ -105,13 +105,13 @@ fn meta_train(args: Args, cluster: MpiCluster) -> Result<()> {
         let steps = meta_steps * args.meta_batch * args.task_steps;
         let space = ParamSpace::new(run.init(), &ParamGroup::all())?;
         let init = space.point(run.init())?.to_vec()?;
-        println!(
+        say(&format!(
             "{size} processes: {:.1} task steps a second, {} bytes from each a meta-step, initialization {:016x}",
             steps as f64 / start.elapsed().as_secs_f64(),
             sent.load(Ordering::Relaxed) / meta_steps,
             init.iter()
                 .fold(0, |hash: u64, v| hash.rotate_left(5) ^ v.to_bits())
-        );
+        ));
     }
     Ok(())
 }

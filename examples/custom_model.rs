@@ -9,6 +9,7 @@ use burn::optim::{AdamConfig, GradientsParams, SgdConfig};
 use burn::tensor::activation::tanh;
 use burn::tensor::{Device, Tensor};
 use leap_core::{Leap, LearningPath, MetaGradient, TaskRng, run_rng};
+use leap_lab::say;
 use rand::Rng;
 
 /// Any Burn module will do.
@@ -93,7 +94,9 @@ fn main() -> Result<(), leap_core::Error> {
             meta.add(path.finish()?.gradient)?;
         }
         if meta_step % 10 == 0 {
-            println!("meta-step {meta_step:2}: error after 10 steps {total:.5}");
+            say(&format!(
+                "meta-step {meta_step:2}: error after 10 steps {total:.5}"
+            ));
         }
         init = outer.step(0.01, init, meta.take(&device)?);
     }

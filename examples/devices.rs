@@ -13,7 +13,7 @@ use burn::optim::SgdConfig;
 use burn::tensor::Device;
 use clap::Parser;
 use leap_core::{InnerLoop, Purpose, TaskContext, TaskSeed, TaskSet, task_copy};
-use leap_lab::end;
+use leap_lab::{end, say};
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -48,11 +48,13 @@ fn list() -> Result<()> {
     }
     for (name, device) in devices {
         match device {
-            Err(error) => println!("{name}: {error}"),
+            Err(error) => say(&format!("{name}: {error}")),
             Ok(device) => {
                 let what = leap_core::describe_device(&device);
                 let speed = steps_per_second(&device, args.seconds)?;
-                println!("{name}: {what}, {speed:.1} training steps a second");
+                say(&format!(
+                    "{name}: {what}, {speed:.1} training steps a second"
+                ));
             }
         }
     }

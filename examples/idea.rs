@@ -10,6 +10,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
 use leap_core::{Leap, LearningPath, MetaGradient};
+use leap_lab::say;
 use plotters::prelude::*;
 
 const TASK_STEPS: usize = 40;
@@ -120,7 +121,7 @@ fn main() -> Result<()> {
             .map(|task| train(&leap, init, task, &mut MetaGradient::new()))
             .collect::<Result<_>>()?;
         let length = paths.iter().map(|p| p.1).sum::<f64>() / paths.len() as f64;
-        println!("{title}: mean length of the paths {length:.2}");
+        say(&format!("{title}: mean length of the paths {length:.2}"));
         let title = format!("{title}: mean length {length:.1}");
         let mut chart = ChartBuilder::on(panel)
             .caption(title, ("sans-serif", 18))

@@ -15,7 +15,7 @@ use leap_core::{
     Error, InnerLoop, Lanes, Leap, LeapPath, Learned, LearningCurve, LearningPath, MetaLearner,
     MetaTrainer, ParamSpace, Predict, Pull, Summary, Task, TaskError, reinitialize, run_rng,
 };
-use leap_lab::not_negative;
+use leap_lab::{not_negative, say};
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 
@@ -136,7 +136,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let range = [rates.clone().min(), rates.max()].map(|rate| rate.into_scalar::<f32>());
 
         let error = |s: &Summary| s.held_out_loss.unwrap_or(f64::NAN);
-        println!(
+        say(&format!(
             "seed {seed}: AUC {:.4} with Leap, {:.4} with learned rates; error at the end {:.4}, {:.4}; rates times {:.2} to {:.2}",
             plain.auc,
             learned.auc,
@@ -144,7 +144,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             error(&learned),
             range[0],
             range[1]
-        );
+        ));
     }
     Ok(())
 }

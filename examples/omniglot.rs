@@ -14,7 +14,7 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::{MetaTrainer, Method, TaskError};
+use leap_core::{MetaTrainer, Method, Statistics, TaskError};
 use leap_lab::{
     Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
 };
@@ -99,6 +99,10 @@ struct Args {
     /// No batch-normalization
     #[arg(long)]
     no_batch_norm: bool,
+    /// What held-out drawings are normalized by: running statistics, or those of their batch, the transductive setting
+    /// [default: running; batch for tasks of fewer than 30 steps]
+    #[arg(long, value_name = "running|batch")]
+    held_out_statistics: Option<Statistics>,
     /// Only the head is each task's own, drawn anew; the encoder alone is meta-learned
     #[arg(long)]
     own_head: bool,
@@ -164,6 +168,7 @@ impl Experiment for Alphabets {
             "task_optimizer": self.args.task_optimizer,
             "meta_optimizer": self.args.meta_optimizer,
             "own_head": self.args.own_head,
+            "held_out_statistics": self.args.held_out_statistics,
             "model": self.model,
             "tasks": self.tasks,
             "data": format!("{:016x}", self.data.digest()),
@@ -194,6 +199,10 @@ impl Experiment for Alphabets {
             .with_task_steps(self.task_steps)
             .with_task_optimizer(self.args.task_optimizer.init(), self.args.task_lr)
             .with_meta_optimizer(self.args.meta_optimizer.init(), meta_lr);
+        let trainer = match self.args.held_out_statistics {
+            Some(statistics) => trainer.with_held_out_statistics(statistics),
+            None => trainer,
+        };
         Ok(match self.args.own_head {
             true => trainer.with_shared(ParamGroup::from_predicate("encoder")),
             false => trainer,

@@ -9,6 +9,7 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
 use leap_core::{Lanes, Leap, MetaTrainer, reinitialize, run_rng};
+use leap_lab::say;
 use leap_models::MlpConfig;
 use leap_tasks::Sinusoids;
 
@@ -41,31 +42,31 @@ fn main() -> anyhow::Result<()> {
     while run.meta_step() < META_STEPS {
         let summary = run.step(&train, &lanes)?.summary();
         if run.meta_step() % 20 == 0 {
-            println!(
+            say(&format!(
                 "meta-step {:3}: loss over the steps {:.3}, path length {:.2}",
                 run.meta_step(),
                 summary.loss,
                 summary.path_length.unwrap_or(f64::NAN)
-            );
+            ));
         }
     }
 
-    println!(
+    say(&format!(
         "\n{} held-out sinusoids, mean squared error:",
         held_out.tasks
-    );
-    println!(
+    ));
+    say(&format!(
         "{:>14} {:>8} {:>8} {:>8} {:>10}",
         "from", "step 1", "step 10", "AUC", "at the end"
-    );
+    ));
     for (name, init) in [("scratch", &scratch), ("Leap", run.init())] {
         let report = trainer.evaluate(init, &held_out, &lanes)?;
         let (curve, summary) = (report.curve(), report.summary());
         let end = summary.held_out_loss.unwrap_or(f64::NAN);
-        println!(
+        say(&format!(
             "{name:>14} {:8.3} {:8.3} {:8.3} {end:10.3}",
             curve.loss[0], curve.loss[9], summary.auc
-        );
+        ));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use burn::server::{
     IrohIdentity, IrohRelays, IrohTransport, RemoteServer, TokenAuthorizer, WebSocketTransport,
 };
 use clap::Parser;
-use leap_lab::end;
+use leap_lab::{end, say};
 use rand::Rng;
 
 /// Lends devices to programs elsewhere, until Ctrl-C.
@@ -62,7 +62,12 @@ fn serve() -> Result<()> {
         (Some(token), None) => format!("LEAP_TOKEN={token} "),
         _ => String::new(),
     };
-    let lends = |name: String| println!("{} is lent: {shown}… --device {name}", args.device);
+    let lends = |name: String| {
+        say(&format!(
+            "{} is lent: {shown}… --device {name}",
+            args.device
+        ))
+    };
     match args.websocket {
         Some(address) => {
             let listener = TcpListener::bind(address).with_context(|| address.to_string())?;

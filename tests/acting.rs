@@ -274,7 +274,10 @@ fn the_loss_is_the_definitions() {
         policy: param(w),
         value: param(v),
     };
-    let config = A2cConfig::new().with_envs(2).with_unroll(4);
+    let config = A2cConfig::new()
+        .with_envs(2)
+        .with_unroll(4)
+        .with_score_episodes(2);
     let tasks = config.tasks(Scripts);
     // What was done is not told; the loss has to be one of the 2⁸ that could be.
     let mut possible = Vec::new();
@@ -599,7 +602,10 @@ fn restarted_environments_forget_their_running_returns() {
         policy: param(0.0),
         value: param(0.0),
     };
-    let tasks = A2cConfig::new().with_envs(1).tasks(Family);
+    let tasks = A2cConfig::new()
+        .with_envs(1)
+        .with_score_episodes(1)
+        .tasks(Family);
     let mut task = TaskSet::<Tiny>::task(&tasks, 0, &context(&device, 9)).unwrap();
     let mut scores = Vec::new();
     for step in 0..4 {
@@ -610,4 +616,12 @@ fn restarted_environments_forget_their_running_returns() {
     }
     // Five steps, then ten of a new episode.
     assert_eq!(scores, [None, None, Some(10.0), Some(10.0)]);
+    // As many as the score takes have to have ended.
+    let tasks = A2cConfig::new()
+        .with_envs(1)
+        .with_score_episodes(2)
+        .tasks(Family);
+    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &context(&device, 9)).unwrap();
+    let scores = (0..4).map(|_| task.loss(&model).unwrap().score.flatten());
+    assert_eq!(Vec::from_iter(scores), [None; 4]);
 }

@@ -14,9 +14,13 @@ const SMALL: &str = "--methods leap,reptile,fomaml,finetuning,maml,none --alphab
     --filters 4 --meta-batch 2 --task-steps 4 --batch 4 --test-alphabets 2 --checkpoint-every 2";
 
 fn example() -> Command {
+    example_called("omniglot")
+}
+
+fn example_called(name: &str) -> Command {
     let tests = std::env::current_exe().expect("this program has a path");
     let built = tests.parent().and_then(Path::parent);
-    let path = built.expect("it lies in deps/").join("examples/omniglot");
+    let path = built.expect("it lies in deps/").join("examples").join(name);
     assert!(path.exists(), "{} is not built", path.display());
     Command::new(path)
 }
@@ -184,48 +188,60 @@ fn what_cannot_work_is_said_in_a_line() {
     }
 }
 
+/// One run, of a second or two.
+const ONE_RUN: &str = "--methods leap --alphabets 2 --seeds 1 --meta-steps 20 --checkpoint-every 3 --jobs 1 --filters 4 \
+    --meta-batch 2 --task-steps 4 --batch 4 --test-alphabets 2";
+
+/// What [`ONE_RUN`] measured, without times, down to its lines of metrics.
+fn measured(out: &Path) -> (BTreeMap<String, serde_json::Value>, Vec<serde_json::Value>) {
+    let text = std::fs::read_to_string(out.join("leap-2-alphabets-seed-1/metrics.jsonl"));
+    let without_seconds = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        line.as_object_mut().expect("an object").remove("seconds");
+        line
+    };
+    let text = text.expect("metrics");
+    let lines = Vec::from_iter(text.lines().map(without_seconds));
+    assert_eq!(lines.len(), 20);
+    (results(out), lines)
+}
+
+/// Numbers in [0, 1), the same each time.
+fn moments() -> impl FnMut() -> f64 {
+    let mut state = 1_u64;
+    move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as f64 / 2_f64.powi(31)
+    }
+}
+
+fn resume_if_begun(out: &Path) -> &'static str {
+    match out.join("config.json").exists() {
+        true => "--resume",
+        false => "",
+    }
+}
+
 /// A sweep is killed outright at random moments, 20 or as many as `LEAP_KILLS` says, and resumed each time.
 #[test]
 fn killed_at_any_moment_it_comes_to_the_same_numbers() {
     let kills: usize = std::env::var("LEAP_KILLS").map_or(20, |n| n.parse().expect("a number"));
     let folder = tempfile::tempdir().expect("a folder");
-    let flags = "--methods leap --alphabets 2 --seeds 1 --meta-steps 20 --checkpoint-every 3 --jobs 1 --filters 4 \
-        --meta-batch 2 --task-steps 4 --batch 4 --test-alphabets 2";
     let straight = folder.path().join("straight");
     let begin = Instant::now();
-    succeed(start(&straight, flags));
+    succeed(start(&straight, ONE_RUN));
     let usual = begin.elapsed();
-    let lines = |out: &Path| {
-        let text = std::fs::read_to_string(out.join("leap-2-alphabets-seed-1/metrics.jsonl"));
-        let without_seconds = |line: &str| {
-            let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            line.as_object_mut().expect("an object").remove("seconds");
-            line
-        };
-        Vec::from_iter(text.expect("metrics").lines().map(without_seconds))
-    };
-    let (results_then, lines_then) = (results(&straight), lines(&straight));
-    assert_eq!(lines_then.len(), 20);
+    let expected = measured(&straight);
 
-    // A generator that gives the same moments each time.
-    let mut state = 1_u64;
-    let mut random = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (state >> 33) as f64 / 2_f64.powi(31)
-    };
+    let mut random = moments();
     let (mut killed, mut folders) = (0, 0);
     while killed < kills {
         folders += 1;
         let out = folder.path().join(format!("broken-{folders}"));
         loop {
-            let resume = if out.join("config.json").exists() {
-                "--resume"
-            } else {
-                ""
-            };
-            let mut child = start(&out, &format!("{flags} {resume}"))
+            let mut child = start(&out, &format!("{ONE_RUN} {}", resume_if_begun(&out)))
                 .spawn()
                 .expect("it starts");
             if killed == kills {
@@ -243,9 +259,168 @@ fn killed_at_any_moment_it_comes_to_the_same_numbers() {
                 None => killed += 1,
             }
         }
-        assert_eq!(results(&out), results_then, "after {killed} kills");
-        assert_eq!(lines(&out), lines_then, "after {killed} kills");
+        assert_eq!(measured(&out), expected, "after {killed} kills");
     }
+}
+
+/// A sweep on a disk that is full after so many bytes, and then has room again.
+#[test]
+fn a_full_disk_loses_nothing_that_was_saved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let straight = folder.path().join("straight");
+    succeed(start(&straight, ONE_RUN));
+    let expected = measured(&straight);
+
+    // In a name space of its own, where anybody may mount a disk in memory.
+    const SCRIPT: &str = r#"
+        mount -t tmpfs -o size=${SIZE}k none "$DISK" || exit 77
+        "$@"; echo "full: $?" >&2
+        mount -o remount,size=64m "$DISK"
+        if [ -e "$DISK/out/config.json" ]; then set -- "$@" --resume; fi
+        "$@"; echo "again: $?" >&2
+        cp -r "$DISK/out" "$KEPT""#;
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).expect("a folder");
+    let mut full = 0;
+    for size in (0..10).map(|i| 8 + 32 * i) {
+        let kept = folder.path().join(format!("kept-{size}"));
+        let example = example();
+        let output = Command::new("unshare")
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                SCRIPT,
+                "sh",
+            ])
+            .arg(example.get_program())
+            .args(ONE_RUN.split_whitespace())
+            .arg("--out")
+            .arg(disk.join("out"))
+            .env("SIZE", size.to_string())
+            .env("DISK", &disk)
+            .env("KEPT", &kept)
+            .output();
+        let Some(output) = output
+            .ok()
+            .filter(|o| !matches!(o.status.code(), Some(77 | 1)))
+        else {
+            eprintln!("\n*** NOT TESTED on a full disk: name spaces cannot be made here ***\n");
+            return;
+        };
+        let errors = text(&output.stderr);
+        assert!(errors.contains("again: 0"), "{size} kB: {errors}");
+        if !errors.contains("full: 0") {
+            full += 1;
+            assert!(errors.contains("full: 1"), "{size} kB: {errors}");
+            assert!(errors.contains("No space left"), "{size} kB: {errors}");
+        }
+        assert_eq!(measured(&kept), expected, "{size} kB");
+    }
+    assert!(full > 3, "only {full} disks were full");
+}
+
+/// A sweep whose folder becomes read-only at some moment, and can be written to again.
+#[test]
+fn a_folder_that_becomes_read_only_loses_nothing_that_was_saved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let straight = folder.path().join("straight");
+    let begin = Instant::now();
+    succeed(start(&straight, ONE_RUN));
+    let usual = begin.elapsed();
+    let expected = measured(&straight);
+
+    let id = Command::new("id").arg("-u").output().expect("id is there");
+    let is_root = text(&id.stdout).trim() == "0";
+    let mut random = moments();
+    let mut refused = 0;
+    for i in 0..8 {
+        let out = folder.path().join(format!("broken-{i}"));
+        let flags = format!("{ONE_RUN} --out {}", out.display());
+        let example = example();
+        let mut command = match is_root {
+            // Who may write anywhere, without that right.
+            true => {
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
+                command.arg(example.get_program());
+                command
+            }
+            false => example,
+        };
+        let child = command
+            .args(flags.split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        std::thread::sleep(usual.mul_f64(0.8 * random()));
+        let chmod = |mode: &str| {
+            let out = out.exists().then_some(&out);
+            out.map(|out| Command::new("chmod").args(["-R", mode]).arg(out).output());
+        };
+        chmod("a-w");
+        let output = child.wait_with_output().expect("it ends");
+        chmod("u+w");
+        if !output.status.success() {
+            refused += 1;
+            let errors = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{errors}");
+            assert!(errors.contains("Permission denied"), "{errors}");
+        }
+        succeed(start(&out, &format!("{ONE_RUN} {}", resume_if_begun(&out))));
+        assert_eq!(measured(&out), expected, "folder {i}");
+    }
+    assert!(refused > 2, "only {refused} runs could not write");
+}
+
+#[test]
+fn results_do_not_depend_on_who_reads_the_output() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (straight, unread) = (folder.path().join("straight"), folder.path().join("unread"));
+    succeed(start(&straight, ONE_RUN));
+    let mut child = start(&unread, ONE_RUN).spawn().expect("it starts");
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(measured(&unread), measured(&straight));
+
+    // Programs whose output is all that they have.
+    for (name, flags) in [("sinusoid", vec![]), ("devices", vec!["--seconds=0.1"])] {
+        let mut command = example_called(name);
+        command
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(text(&output.stderr), "", "{name}");
+        assert!(output.status.success(), "{name}");
+    }
+}
+
+#[test]
+fn a_terminal_that_cannot_move_its_cursor_gets_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let example = example();
+    let program = example.get_program().to_string_lossy();
+    let program = format!(
+        "{program} {ONE_RUN} --out {}",
+        folder.path().join("run").display()
+    );
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &program, "/dev/null"])
+        .env("TERM", "dumb")
+        .output();
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        eprintln!("\n*** NOT TESTED on a terminal: there is no `script` of util-linux ***\n");
+        return;
+    };
+    let shown = text(&output.stdout);
+    assert!(shown.contains("training steps a second, "), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "{shown}");
 }
 
 /// Chromium, where there is one. Where there is none it is said loudly, and fails if `LEAP_REQUIRE` names it.

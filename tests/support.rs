@@ -58,7 +58,12 @@ pub fn devices() -> Devices {
             missing.push(error.to_string());
         }
     }
-    let worker = match Worker::start() {
+    // Without the feature, what lies there is of an earlier build.
+    let start = || match cfg!(feature = "remote") {
+        true => Worker::start(),
+        false => Err("the feature `remote` is not built in".to_string()),
+    };
+    let worker = match start() {
         Ok(worker) => {
             let device = leap_core::device(&worker.name).expect("a worker that listens");
             devices.push(("remote".to_string(), device.autodiff()));

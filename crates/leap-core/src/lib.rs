@@ -47,6 +47,7 @@
 
 mod devices;
 mod error;
+mod hash;
 mod learners;
 mod number;
 mod saving;
@@ -57,6 +58,7 @@ mod training;
 
 pub use devices::cluster::{Cluster, Summation};
 pub use devices::device::{available_devices, describe_device, device, devices, is_cpu};
+pub use devices::generator::with_device_seed;
 pub use devices::lanes::Lanes;
 #[cfg(feature = "mpi")]
 pub use devices::mpi::MpiCluster;
@@ -84,4 +86,5 @@ pub use tasks::task::{ActorCritic, HeldOut, Predict, StepLoss, Task, TaskContext
 pub use training::inner::InnerLoop;
 pub use training::learner::{Learned, MetaLearner};
 pub use training::run::MetaRun;
+pub use training::statistics::Statistics;
 pub use training::trainer::MetaTrainer;

@@ -6,6 +6,8 @@
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
 
+use crate::hash::{START, fnv1a};
+
 /// The generator that tasks draw from.
 pub type TaskRng = rand_chacha::ChaCha8Rng;
 
@@ -63,12 +65,8 @@ impl std::fmt::Display for TaskSeed {
 /// A generator for what belongs to a whole run: initial parameters, splits of a data set. `purpose`
 /// says which, and separates it from the others.
 pub fn run_rng(seed: u64, purpose: &str) -> TaskRng {
-    // FNV-1a: any function will do that stays the same for ever.
-    let hash = |start: u64| {
-        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        purpose.bytes().fold(start, mix)
-    };
-    let words = [seed, u64::MAX, hash(0xcbf2_9ce4_8422_2325), hash(1)];
+    let hash = |start: u64| fnv1a(start, purpose.bytes());
+    let words = [seed, u64::MAX, hash(START), hash(1)];
     TaskRng::from_seed(pack(words))
 }
 

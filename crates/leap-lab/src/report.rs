@@ -28,7 +28,12 @@ impl Table {
     /// The table in columns, for the terminal.
     pub fn text(&self) -> String {
         let rows = || [&self.head].into_iter().chain(&self.rows);
-        let width = |column: usize| rows().map(|row| row[column].chars().count()).max();
+        let width = |column: usize| {
+            rows()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+        };
         let mut text = String::new();
         for row in rows() {
             let cells = row

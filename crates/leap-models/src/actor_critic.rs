@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::activation::{Activation, ActivationConfig};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use leap_core::ActorCritic;
 
@@ -156,7 +156,7 @@ impl ActorCriticEncoder {
         if let (Activation::Relu(_), Some(bias)) = (&self.activation, &convolution.bias) {
             let [side, width] = convolution.kernel_size;
             let [step, across] = convolution.stride;
-            let is_plain = convolution.padding == PaddingConfig2d::Valid
+            let is_plain = convolution.padding == burn::nn::PaddingConfig2d::Valid
                 && convolution.dilation == [1, 1]
                 && convolution.groups == 1
                 && (side, step) == (width, across);

@@ -88,7 +88,7 @@ impl<M: Predict<Tensor<2>>> Task<M> for Sinusoid {
     /// The mean squared error on 101 points, evenly spaced.
     fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
         let xs = (0..=100).map(|i| -5.0 + 0.1 * f64::from(i)).collect();
-        let (x, y) = self.samples(xs, &self.device.clone().without_autodiff());
+        let (x, y) = self.samples(xs, &model.devices().remove(0));
         let loss = (model.predict(x) - y).square().mean();
         Ok(Some(HeldOut {
             loss: loss.into_scalar::<f32>().into(),

@@ -65,15 +65,17 @@ struct Entry {
     gradient: Option<Vec<f64>>,
 }
 
-/// Joins what the ranks trained, `init` being the initialization that they started from: the reports in the order of
-/// the meta-batch, and the meta-gradient.
+/// Joins what the ranks trained of a meta-batch of `tasks`, `init` being the initialization that they started from: the
+/// reports in the order of the meta-batch, and the meta-gradient.
 ///
 /// # Errors
-/// The error of this rank; [`Error::Cluster`] with that of another, or if they started from different initializations.
+/// The error of this rank; [`Error::Cluster`] with that of another, or if they started from different initializations,
+/// or did not train each task of the meta-batch once.
 pub(crate) fn join(
     cluster: &dyn Cluster,
     summation: Summation,
     init: &ParamVector,
+    tasks: usize,
     trained: Result<Vec<Trained>, Error>,
 ) -> Result<(Vec<TaskReport>, MetaGradient), Error> {
     let values = init.to_vec()?;
@@ -124,6 +126,21 @@ pub(crate) fn join(
         joined.extend(entries.map_err(|e| Error::Cluster(format!("rank {rank} failed: {e}")))?);
     }
     joined.sort_by_key(|entry| entry.place);
+    if !joined.iter().map(|entry| entry.place).eq(0..tasks) {
+        return Err(Error::Cluster(format!(
+            "the ranks did not train each of the {tasks} tasks once"
+        )));
+    }
+    let travels = |entry: &Entry| match &entry.gradient {
+        Some(gradient) => gradient.len() == values.len(),
+        None => !(all_travel && entry.is_learned),
+    };
+    if let Some(entry) = joined.iter().find(|entry| !travels(entry)) {
+        let name = &entry.report.name;
+        return Err(Error::Cluster(format!(
+            "the meta-gradient of task `{name}` is not of this model"
+        )));
+    }
 
     let vector = |values: Vec<f64>| {
         let length = values.len();

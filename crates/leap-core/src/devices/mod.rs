@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod device;
+pub(crate) mod generator;
 pub(crate) mod lanes;
 #[cfg(feature = "mpi")]
 pub(crate) mod mpi;

@@ -9,7 +9,7 @@ use burn::optim::ModuleOptimizer;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::saving::files::flush;
+use crate::saving::files::{DAMAGED, checksum, flush};
 use crate::saving::task::{TaskFolder, remove_tasks_before};
 use crate::space::params::ParamSpace;
 
@@ -112,9 +112,12 @@ struct State {
     version: u32,
     meta_step: usize,
     settings: Settings,
+    /// Checksums of the other files.
+    init: String,
+    meta_optimizer: String,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const PREFIX: &str = "checkpoint-";
 const UNFINISHED: &str = "unfinished-checkpoint";
 
@@ -247,6 +250,10 @@ impl Checkpoints {
         }
         fs::create_dir_all(&scratch).map_err(Error::io(&scratch))?;
 
+        let sum = |path: &Path| {
+            let bytes = fs::read(path).map_err(Error::io(path))?;
+            Ok::<_, Error>(format!("{:016x}", checksum(&bytes)))
+        };
         let record = |path: &Path, result: Result<(), burn::store::RecordError>| {
             result.map_err(|error| Error::Checkpoint {
                 path: path.to_path_buf(),
@@ -255,15 +262,19 @@ impl Checkpoints {
         };
         let path = scratch.join("init.bpk");
         record(&path, init.clone().save_file(&path))?;
+        let init = sum(&path)?;
         let path = scratch.join("meta_optimizer.bpk");
         record(&path, optimizer.save(&path))?;
+        let meta_optimizer = sum(&path)?;
         let path = scratch.join("state.json");
         let state = State {
             version: VERSION,
             meta_step,
             settings: settings.clone(),
+            init,
+            meta_optimizer,
         };
-        let json = serde_json::to_vec_pretty(&state).expect("plain data becomes JSON");
+        let json = serde_json::to_vec_pretty(&state).map_err(Error::saved)?;
         fs::write(&path, json).map_err(Error::io(&path))?;
 
         for file in ["init.bpk", "meta_optimizer.bpk", "state.json"] {
@@ -284,7 +295,7 @@ impl Checkpoints {
         settings: &Settings,
         optimizer: &ModuleOptimizer,
     ) -> Result<Option<Loaded<M>>, Error> {
-        let Some(folder) = self.newest()? else {
+        let Some((meta_step, folder)) = self.all()?.pop() else {
             return Ok(None);
         };
         let bad = |file: &str, reason: String| Error::Checkpoint {
@@ -301,10 +312,24 @@ impl Checkpoints {
                 format!("version {} is not known (this is {VERSION})", state.version),
             ));
         }
+        if state.meta_step != meta_step {
+            let reason = format!("it is of meta-step {}, its folder is not", state.meta_step);
+            return Err(bad("state.json", reason));
+        }
         let differences = state.settings.differences(settings);
         if !differences.is_empty() {
             let reason = format!("it is of another run; {}", differences.join("; "));
             return Err(bad("state.json", reason));
+        }
+        for (file, expected) in [
+            ("init.bpk", &state.init),
+            ("meta_optimizer.bpk", &state.meta_optimizer),
+        ] {
+            let path = folder.join(file);
+            let bytes = fs::read(&path).map_err(Error::io(&path))?;
+            if format!("{:016x}", checksum(&bytes)) != *expected {
+                return Err(bad(file, DAMAGED.into()));
+            }
         }
         let init = init
             .try_load_file(folder.join("init.bpk"))

@@ -8,15 +8,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::hash::{START, fnv1a};
 
-/// Writes a file under another name and then renames it, so that there is never half of one.
+/// A checksum: Burn panics on records that are damaged.
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    fnv1a(START, bytes.iter().copied())
+}
+
+/// Writes a file, with its checksum at the end, under another name and then renames it, so that there is never half of one.
 pub(crate) fn write(file: &Path, value: &impl Serialize) -> Result<(), Error> {
-    let bytes = rmp_serde::to_vec_named(value).map_err(Error::saved)?;
+    let mut bytes = rmp_serde::to_vec_named(value).map_err(Error::saved)?;
+    bytes.extend(checksum(&bytes).to_le_bytes());
     let beside = file.with_extension("new");
     fs::write(&beside, bytes).map_err(Error::io(&beside))?;
     flush(&beside)?;
     fs::rename(&beside, file).map_err(Error::io(file))
 }
+
+pub(crate) const DAMAGED: &str = "it is damaged: its checksum is another";
 
 /// Reads what [`write`] wrote; `None` if there is no such file.
 pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, Error> {
@@ -24,11 +33,17 @@ pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, Error>
         return Ok(None);
     }
     let bytes = fs::read(file).map_err(Error::io(file))?;
-    let value = rmp_serde::from_slice(&bytes);
-    value.map(Some).map_err(|error| Error::Checkpoint {
+    let damaged = |reason: String| Error::Checkpoint {
         path: file.to_path_buf(),
-        reason: error.to_string(),
-    })
+        reason,
+    };
+    match bytes.split_last_chunk() {
+        Some((bytes, sum)) if checksum(bytes) == u64::from_le_bytes(*sum) => {
+            let value = rmp_serde::from_slice(bytes);
+            value.map(Some).map_err(|error| damaged(error.to_string()))
+        }
+        _ => Err(damaged(DAMAGED.into())),
+    }
 }
 
 /// Removes a folder that other processes may remove, too.

@@ -22,6 +22,17 @@ pub(crate) fn task_copy_on<M: Module>(init: &M, device: &Device) -> M {
     }
 }
 
+/// Draws the parameters that Burn draws when they are first asked for.
+pub(crate) fn initialize<M: Module>(model: &M) {
+    struct Initialize;
+    impl ModuleVisitor for Initialize {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            drop(param.val());
+        }
+    }
+    model.visit(&mut Initialize);
+}
+
 /// The ids of all of a model's parameters, in the order in which they are visited.
 pub(crate) fn ids<M: Module>(model: &M) -> Vec<ParamId> {
     struct Ids(Vec<ParamId>);

@@ -9,6 +9,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::error::Error;
+use crate::hash::{START, fnv1a};
 
 /// The parameters of a model that are meta-learned, in a fixed order.
 ///
@@ -413,12 +414,8 @@ pub(crate) fn read_back(tensor: Tensor<1>) -> Result<Vec<f64>, Error> {
     Ok(fetch(&tensor)?.iter::<f64>().collect())
 }
 
-/// FNV-1a of the values' bits.
+/// A hash of the values' bits.
 pub(crate) fn digest(values: &[f64]) -> u64 {
-    let bytes = values
-        .iter()
-        .flat_map(|value| value.to_bits().to_le_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    let bytes = |value: &f64| value.to_bits().to_le_bytes();
+    fnv1a(START, values.iter().flat_map(bytes))
 }

@@ -23,12 +23,22 @@ pub struct LearningCurve {
     #[serde(default, with = "number::list")]
     pub length: Vec<f64>,
     /// Number of steps that an entry stands for.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "stride")]
     pub stride: usize,
 }
 
 fn one() -> usize {
     1
+}
+
+/// The largest stride that is read: of a task of 17 thousand million steps.
+const WIDEST: usize = 1 << 20;
+
+fn stride<'de, D: serde::Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    match usize::deserialize(from)? {
+        stride @ 1..=WIDEST => Ok(stride),
+        stride => Err(serde::de::Error::custom(format!("a stride of {stride}"))),
+    }
 }
 
 impl Default for LearningCurve {

@@ -66,7 +66,9 @@ pub trait Task<M: Module>: Sized {
 
     /// How well the trained model does on what the task held back, if it holds anything back.
     ///
-    /// `model` is in evaluation mode ([`Module::valid`]), on the task's device without autodiff.
+    /// `model` is in evaluation mode ([`Module::valid`]). Where held-out samples are normalized by
+    /// [statistics of their own batch](crate::Statistics::Batch) it is in training mode, with autodiff, but for dropout
+    /// and the like. Samples belong on the model's device, `model.devices()[0]`.
     ///
     /// # Errors
     /// Any error ends the run and is reported with the task's name and seed.

@@ -1,6 +1,6 @@
 //! A task of a meta-batch, or a held-out one, trained once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::module::{Module, ParamGroup};
 use burn::tensor::Device;
@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use crate::error::{Error, TaskError};
 use crate::saving::task::{Breaks, FinishedTask, TaskFolder};
 use crate::seed::Purpose;
-use crate::space::copy::{rename, task_copy};
+use crate::space::copy::{initialize, rename, task_copy};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
 use crate::space::reinitialize::reinitialize;
@@ -16,6 +16,8 @@ use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
 use crate::tasks::task::{Task, TaskContext, TaskSet};
 use crate::training::learner::MetaLearner;
+use crate::training::seeded::{Seeded, set_up};
+use crate::training::statistics::Statistics;
 use crate::training::trainer::MetaTrainer;
 
 /// A task to be trained once.
@@ -26,6 +28,8 @@ pub(super) struct Attempt<'a, S> {
     pub tasks: &'a S,
     pub index: usize,
     pub context: TaskContext,
+    /// Whether tasks draw from their device when they are set up, once that is known.
+    pub set_ups_draw: &'a OnceLock<bool>,
 }
 
 impl<L> MetaTrainer<L> {
@@ -34,20 +38,25 @@ impl<L> MetaTrainer<L> {
         &self,
         attempt: &Attempt<S>,
         init: &M,
-        train: impl FnOnce(&mut S::Task, M) -> Result<T, TaskError>,
+        train: impl FnOnce(&mut Seeded<S::Task>, M) -> Result<T, TaskError>,
     ) -> Result<T, Error> {
         let Attempt {
             tasks,
             index,
             context,
+            set_ups_draw,
             ..
         } = attempt;
+        let TaskContext { seed, device, .. } = context;
         let own = ParamGroup::all().exclude(self.shared.clone());
-        let result = tasks.task(*index, context).and_then(|mut task| {
-            let model = reinitialize(task_copy(init), &own, &mut context.seed.rng(1));
+        let result = set_up(seed, device, set_ups_draw, || {
+            let mut task = tasks.task(*index, context)?;
+            let model = reinitialize(task_copy(init), &own, &mut seed.rng(1));
             let model = task.start(model)?;
-            train(&mut task, model)
+            initialize(&model);
+            Ok((Seeded::new(task, *seed, device), model))
         });
+        let result = result.and_then(|(mut task, model)| train(&mut task, model));
         result.map_err(|source| match source.downcast::<Error>() {
             Ok(error) => *error,
             Err(source) => Error::Task {
@@ -75,6 +84,7 @@ impl<L> MetaTrainer<L> {
             tasks,
             index,
             context,
+            ..
         } = attempt;
         let seed = context.seed;
         let name = tasks.name(*index);
@@ -99,7 +109,7 @@ impl<L> MetaTrainer<L> {
                 folder.breaks(seed.task, name.clone(), self.stop.clone())?
             }
         };
-        let train = |task: &mut S::Task, model: M| {
+        let train = |task: &mut Seeded<S::Task>, model: M| {
             // A task that goes on has the names of the process that it began in.
             let (model, named) = match inner.breaks.saved() {
                 None => (model, (*space).clone()),
@@ -120,7 +130,8 @@ impl<L> MetaTrainer<L> {
                     (learned.model, learned.curve, gradient, learned.figures)
                 }
             };
-            let held_out = task.held_out(&model.valid())?;
+            let by = Statistics::choose(self.statistics, &model, inner.steps);
+            let held_out = task.held_out(&by.evaluated(&model))?;
             Ok((model, curve, gradient, figures, held_out))
         };
         let (model, curve, gradient, figures, held_out) = self.attempt(attempt, init, train)?;

@@ -77,6 +77,10 @@ impl InnerLoop {
         let breaks = self.breaks.begin();
         if let Some(saved) = breaks.saved() {
             (first, log.curve) = (saved.steps, saved.curve.clone());
+            if first > self.steps {
+                let (all, why) = (self.steps, "steps were saved of a task that has");
+                return Err(Error::Saved(format!("{first} {why} {all}")).into());
+            }
             (0..first).for_each(|_| drop(lr.step()));
             (model, optimizer) = saved.restore(model, optimizer)?;
             task.restore(&saved.task)?;

@@ -5,4 +5,6 @@ pub(crate) mod inner;
 pub(crate) mod learner;
 mod probe;
 pub(crate) mod run;
+mod seeded;
+pub(crate) mod statistics;
 pub(crate) mod trainer;

@@ -1,6 +1,6 @@
 //! The outer loop: meta-training, and evaluation on held-out tasks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -23,6 +23,7 @@ use crate::tasks::task::{TaskContext, TaskSet};
 use crate::training::attempt::Attempt;
 use crate::training::learner::MetaLearner;
 use crate::training::probe::probe;
+use crate::training::seeded::Seeded;
 use crate::training::trainer::MetaTrainer;
 
 /// Meta-training under way.
@@ -37,6 +38,8 @@ pub struct MetaRun<M: Module, L> {
     settings: Option<Settings>,
     /// Whether what is in the folder of checkpoints is of an earlier run.
     replaces: bool,
+    /// Whether tasks draw from their device when they are set up, once that is known.
+    set_ups_draw: OnceLock<bool>,
 }
 
 impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
@@ -162,7 +165,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                     _ => format!("{:08}", self.meta_step),
                 };
                 // Optimizers do not tell what they are, but learning rates do.
-                let (id, path) = self.space.params().next().expect("a space is not empty");
+                let (id, path) = self.space.params().next().ok_or(Error::NothingShared)?;
                 let lr = trainer
                     .inner
                     .lr
@@ -171,8 +174,10 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                     .lr_from_param(id, Some(path));
                 let (seed, batch) = (trainer.seed, trainer.meta_batch_size);
                 let (learner, steps) = (&trainer.learner, trainer.inner.steps);
-                let how =
-                    format!("{learner:?}, seed {seed}, {batch} x {steps}, learning rate {lr}");
+                let statistics = trainer.statistics;
+                let how = format!(
+                    "{learner:?}, seed {seed}, {batch} x {steps}, learning rate {lr}, {statistics:?}"
+                );
                 checkpoints.tasks(&name, &how, &self.space, &self.init)?
             }
         };
@@ -200,7 +205,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                         .collect()
                 });
                 let init = self.space.point(&self.init)?;
-                cluster::join(cluster, lanes.summation(), &init, trained)?
+                cluster::join(cluster, lanes.summation(), &init, picks.len(), trained)?
             }
         };
         let report = Report {
@@ -224,7 +229,8 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         // What the lanes share; the run itself holds a model, which must not cross threads.
         let seeds = picks.iter().map(|(place, _)| self.seed(purpose, *place));
         let seeds: Vec<TaskSeed> = seeds.collect();
-        let (space, steps) = (&self.space, self.trainer.inner.steps);
+        let (space, steps, set_ups_draw) =
+            (&self.space, self.trainer.inner.steps, &self.set_ups_draw);
         let home = &self.init.devices().remove(0);
         let work = |init: &M, device: &Device, i: usize| {
             let attempt = Attempt {
@@ -232,6 +238,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                 home,
                 tasks,
                 index: picks[i].1,
+                set_ups_draw,
                 context: TaskContext {
                     seed: seeds[i],
                     device: device.clone(),
@@ -281,6 +288,7 @@ impl<L: Clone> MetaTrainer<L> {
             trainer: self.clone(),
             settings,
             replaces: true,
+            set_ups_draw: OnceLock::new(),
         })
     }
 
@@ -425,8 +433,9 @@ impl<L: Clone> MetaTrainer<L> {
             let mut path = PathTrace::new(attempt.space);
             let mut inner = trainer.inner.clone();
             inner.breaks = Breaks::stop(trainer.stop.clone());
-            let train =
-                |task: &mut S::Task, model| trainer.learner.adapt(&inner, model, task, &mut path);
+            let train = |task: &mut Seeded<S::Task>, model| {
+                trainer.learner.adapt(&inner, model, task, &mut path)
+            };
             trainer.attempt(&attempt, init, train)?;
             for point in &mut path.points {
                 *point = point.clone().to_device(attempt.home);

@@ -10,6 +10,7 @@ use burn::optim::{ModuleOptimizer, SgdConfig};
 use crate::saving::checkpoint::Checkpoints;
 use crate::tasks::monitor::Monitor;
 use crate::training::inner::InnerLoop;
+use crate::training::statistics::Statistics;
 
 /// Meta-trains an initialization: the outer loop, with the paper's settings for Omniglot as defaults.
 #[derive(Clone)]
@@ -24,6 +25,7 @@ pub struct MetaTrainer<L> {
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) monitor: Option<Arc<Monitor>>,
+    pub(super) statistics: Option<Statistics>,
 }
 
 impl<L: Clone> MetaTrainer<L> {
@@ -41,10 +43,12 @@ impl<L: Clone> MetaTrainer<L> {
             checkpoints: None,
             stop: None,
             monitor: None,
+            statistics: None,
         }
     }
 
-    /// Seeds all that is random (default 0).
+    /// Seeds all that is random (default 0): tasks, their batches, and what models and tasks draw on their device, such as
+    /// dropout's masks. The latter are the same for any number of lanes, but not from one backend to another.
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -115,6 +119,13 @@ impl<L: Clone> MetaTrainer<L> {
     /// [within the task](Checkpoints::with_task_steps) is lost.
     pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
         self.stop = Some(stop);
+        self
+    }
+
+    /// By which statistics held-out samples are normalized, for models with batch-normalization (default
+    /// [`Statistics::Running`], and for tasks of fewer than 30 steps [`Statistics::Batch`]).
+    pub fn with_held_out_statistics(mut self, statistics: Statistics) -> Self {
+        self.statistics = Some(statistics);
         self
     }
 

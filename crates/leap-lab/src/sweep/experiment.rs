@@ -1,5 +1,6 @@
 //! What an experiment is about.
 
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +8,7 @@ use burn::module::{Module, ParamGroup};
 use burn::tensor::Device;
 use leap_core::{
     Checkpoints, Lanes, MetaLearner, MetaTrainer, Summary, TaskError, TaskSet, reinitialize,
-    run_rng,
+    run_rng, task_copy, with_device_seed,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +20,19 @@ use crate::sweep::plan::Sweep;
 use crate::sweep::run::Run;
 use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
 use crate::tracking::tracker::Tracker;
+
+/// A model that comes from the run's seed.
+pub(crate) fn drawn<M: Module, E>(
+    run: &Run,
+    device: &Device,
+    model: impl FnOnce() -> Result<M, E>,
+) -> Result<M, E> {
+    with_device_seed(device, run.seed, || {
+        let mut rng = run_rng(run.seed, "initial parameters");
+        let model = reinitialize(model()?, &ParamGroup::all(), &mut rng);
+        Ok(task_copy(&model))
+    })
+}
 
 /// What an experiment is about: a model, tasks to meta-train on, tasks that are held out, and how they are trained.
 ///
@@ -37,7 +51,8 @@ pub trait Experiment: Sync {
     /// with the same ones only.
     fn settings(&self) -> serde_json::Value;
 
-    /// The model, on `device`. The weights of its linear and convolution layers are drawn anew from the run's seed.
+    /// The model, on `device`. All that Burn draws for it comes from the run's seed; the weights of linear and convolution
+    /// layers are drawn on the host, so that they are the same on every backend.
     ///
     /// # Errors
     /// Any error, before anything is trained.
@@ -129,13 +144,15 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
     /// # Errors
     /// That of [`Experiment::model`].
     pub fn scratch(&self) -> Result<E::Model, Error> {
-        Ok(self.initialize(self.experiment.model(self.run, &self.home)?))
+        Ok(drawn(self.run, &self.home, || {
+            self.experiment.model(self.run, &self.home)
+        })?)
     }
 
     /// A model whose linear and convolution layers are drawn from the run's seed.
     pub fn initialize<M: Module>(&self, model: M) -> M {
-        let mut rng = run_rng(self.run.seed, "initial parameters");
-        reinitialize(model, &ParamGroup::all(), &mut rng)
+        let Ok(model) = drawn(self.run, &self.home, || Ok::<_, Infallible>(model));
+        model
     }
 
     /// Meta-trains from the run's newest checkpoint, or from `init`, and tells the trackers of each meta-step.

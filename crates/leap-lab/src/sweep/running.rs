@@ -8,8 +8,7 @@ use burn::module::{Module, ParamGroup};
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::Device;
 use leap_core::{
-    Checkpoints, Lanes, MetaTrainer, ParamSpace, Report, TaskReport, TaskSet, is_cpu,
-    project_paths, reinitialize, run_rng,
+    Checkpoints, Lanes, MetaTrainer, ParamSpace, Report, TaskReport, TaskSet, is_cpu, project_paths,
 };
 use serde_json::{Value, json};
 
@@ -17,7 +16,7 @@ use crate::error::Error;
 use crate::figures::draw_paths;
 use crate::folder::{GRID, RunFolder};
 use crate::progress::Progress;
-use crate::sweep::experiment::{Experiment, Session, scalars};
+use crate::sweep::experiment::{Experiment, Session, drawn, scalars};
 use crate::sweep::page::Page;
 use crate::sweep::plan::Sweep;
 use crate::sweep::results::{self, RunResult, RunSummary};
@@ -141,24 +140,22 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         .autodiff();
 
-        let drawn = || -> Result<Vec<f64>, Error> {
-            let run = &runs[0];
-            let model = experiment.model(run, &home)?;
-            let mut rng = run_rng(run.seed, "initial parameters");
-            let model = reinitialize(model, &ParamGroup::all(), &mut rng);
+        let model = |run| drawn(run, &home, || experiment.model(run, &home));
+        let values = || -> Result<Vec<f64>, Error> {
+            let model = model(&runs[0])?;
             let space = ParamSpace::new(&model, &ParamGroup::all())?;
             Ok(space.point(&model)?.to_vec()?)
         };
-        if drawn()? != drawn()? {
+        if values()? != values()? {
             return setting(
-                "the model has parameters that are no weights of linear and convolution layers, and are others each time: draw \
-                 them from the run's seed, in `Experiment::model`",
+                "the model has parameters that neither Burn nor the run's seed draws, and are others each time: draw them \
+                 from the seed, in `Experiment::model`",
             );
         }
         let progress = Progress::new(experiment.unit());
         for run in &runs {
             let trainer = experiment.trainer(run)?;
-            trainer.begin(experiment.model(run, &home)?)?;
+            trainer.begin(model(run)?)?;
             let held_out = experiment.held_out(run)?.len();
             if held_out == 0 {
                 return setting("there are no held-out tasks");

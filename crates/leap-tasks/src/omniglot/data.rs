@@ -49,9 +49,9 @@ impl Drawing {
         Self { bits }
     }
 
-    /// The first `count` pixels in rows: 0 for ink, 1 for paper.
+    /// The first `count` pixels in rows, as far as there are any: 0 for ink, 1 for paper.
     pub fn pixels(&self, count: usize) -> impl Iterator<Item = u8> {
-        (0..count).map(|i| self.bits[i / 8] >> (7 - i % 8) & 1)
+        (0..count.min(8 * self.bits.len())).map(|i| self.bits[i / 8] >> (7 - i % 8) & 1)
     }
 }
 

@@ -81,11 +81,13 @@ fn add_zip(tree: &mut Tree, path: &Path, size: usize) -> Result<(), OmniglotErro
     some_added(tree, before).map_err(wrong)
 }
 
-/// What systems leave beside people's files: it is no drawing, whatever its name says.
+/// What systems leave beside people's files: it is no drawing, whatever its name says. `path` is the path within the zip or
+/// folder.
 fn is_of_the_system(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let in_resource_forks = path.iter().any(|part| part == "__MACOSX");
-    in_resource_forks || name.starts_with("._") || [".DS_Store", "Thumbs.db"].contains(&&*name)
+    path.iter().any(|part| {
+        let part = part.to_string_lossy();
+        part.starts_with("._") || ["__MACOSX", ".DS_Store", "Thumbs.db"].contains(&&*part)
+    })
 }
 
 fn is_png(path: &Path) -> bool {
@@ -108,7 +110,7 @@ fn add_folder(tree: &mut Tree, folder: &Path, size: usize) -> Result<(), Omniglo
         for entry in std::fs::read_dir(&here).map_err(wrong)? {
             let path: PathBuf = entry.map_err(wrong)?.path();
             let wrong = |reason: String| OmniglotError::new(&path, reason);
-            if is_of_the_system(&path) {
+            if is_of_the_system(path.strip_prefix(folder).unwrap_or(&path)) {
                 continue;
             }
             if path.is_dir() {

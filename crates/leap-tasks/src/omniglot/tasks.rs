@@ -364,11 +364,18 @@ impl<M: Predict<Tensor<4>>> Task<M> for OmniglotTask {
         if self.held_out.is_empty() {
             return Ok(None);
         }
-        let device = self.device.clone().without_autodiff();
+        let device = model.devices().remove(0);
+        // Where a batch is normalized by its own statistics, it must not be of a few classes alone.
+        let stride = match device.is_autodiff() {
+            true => self.held_out.len().div_ceil(self.batch_size),
+            false => 1,
+        };
+        let mixed = (0..stride).flat_map(|first| self.held_out.iter().skip(first).step_by(stride));
+        let mixed = Vec::from_iter(mixed);
         let (mut loss, mut correct) = (0.0, 0.0);
-        for chunk in self.held_out.chunks(self.batch_size) {
+        for chunk in mixed.chunks(self.batch_size) {
             let (images, classes) = batch(
-                chunk.iter(),
+                chunk.iter().copied(),
                 &self.augment,
                 self.size,
                 &mut self.rng,

@@ -52,7 +52,7 @@ pub struct A2cConfig {
     /// Rewards that are learned from are cut off at ± this.
     #[config(default = "Some(5.0)")]
     pub reward_clip: Option<f64>,
-    /// The score is the mean return of so many episodes, the last that ended.
+    /// The score is the mean return of so many episodes, the last that ended. There is none before as many have ended.
     #[config(default = 100)]
     pub score_episodes: usize,
 }
@@ -249,11 +249,12 @@ impl<E: VectorEnv> A2cTask<E> {
         &self.env
     }
 
-    /// Mean return of the last episodes that ended; `None` before the first.
+    /// Mean return of the last episodes that ended; `None` before there are
+    /// [as many as it takes](A2cConfig::score_episodes), of which a few might be lucky.
     pub fn score(&self) -> Option<f64> {
         let returns = &self.state.last_returns;
         let sum: f64 = returns.iter().sum();
-        (!returns.is_empty()).then(|| sum / returns.len() as f64)
+        (returns.len() >= self.config.score_episodes.max(1)).then(|| sum / returns.len() as f64)
     }
 
     fn device_without_graph(&self) -> Device {
@@ -429,6 +430,10 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
 
     fn restore(&mut self, saved: &[u8]) -> Result<(), TaskError> {
         let (state, env): (State, Vec<u8>) = rmp_serde::from_slice(saved)?;
+        if state.returns.len() != self.config.envs {
+            let count = state.returns.len();
+            return Err(format!("it is of {count} environments, not {}", self.config.envs).into());
+        }
         self.state = state;
         self.env.restore(&env)
     }

@@ -227,6 +227,6 @@ impl EnvFamily for Acrobots {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SyncVectorEnv::new(envs.collect(), 3, vec![6]))
+        SyncVectorEnv::new(envs.collect(), 3, vec![6])
     }
 }

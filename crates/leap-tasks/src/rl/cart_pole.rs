@@ -192,6 +192,6 @@ impl EnvFamily for CartPoles {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SyncVectorEnv::new(envs.collect(), 2, vec![4]))
+        SyncVectorEnv::new(envs.collect(), 2, vec![4])
     }
 }

@@ -184,6 +184,6 @@ impl EnvFamily for Catches {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SyncVectorEnv::new(envs.collect(), 3, vec![1, SIZE, SIZE]))
+        SyncVectorEnv::new(envs.collect(), 3, vec![1, SIZE, SIZE])
     }
 }

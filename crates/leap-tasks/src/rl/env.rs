@@ -117,17 +117,24 @@ pub struct SyncVectorEnv<E> {
 }
 
 impl<E: Environment> SyncVectorEnv<E> {
-    /// Starts an episode in each of `envs`, of which there has to be one, with so many actions and observations of
-    /// such a shape.
-    pub fn new(envs: Vec<E>, actions: usize, observation_shape: Vec<usize>) -> Self {
-        assert!(!envs.is_empty(), "there is no environment");
-        let mut envs = envs;
+    /// Starts an episode in each of `envs`, with so many actions and observations of such a shape.
+    ///
+    /// # Errors
+    /// If there is no environment.
+    pub fn new(
+        mut envs: Vec<E>,
+        actions: usize,
+        observation_shape: Vec<usize>,
+    ) -> Result<Self, TaskError> {
+        if envs.is_empty() {
+            return Err("there is no environment".into());
+        }
         envs.iter_mut().for_each(Environment::reset);
-        Self {
+        Ok(Self {
             envs,
             actions,
             observation_shape,
-        }
+        })
     }
 
     /// The copies.

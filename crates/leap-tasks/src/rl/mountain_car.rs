@@ -161,6 +161,6 @@ impl EnvFamily for MountainCars {
 
     fn env(&self, index: usize, rngs: Vec<TaskRng>) -> Result<Self::Env, TaskError> {
         let envs = rngs.into_iter().map(|rng| self.single(index, rng));
-        Ok(SyncVectorEnv::new(envs.collect(), 3, vec![2]))
+        SyncVectorEnv::new(envs.collect(), 3, vec![2])
     }
 }
