@@ -109,7 +109,7 @@ fn edited(sound: &[u8], input: &[u8]) -> Vec<u8> {
     }
     let mut bytes = sound.to_vec();
     for edit in rest.chunks_exact(5) {
-        let at = usize::from(u16::from_le_bytes([edit[1], edit[2]])) * bytes.len() >> 16;
+        let at = (usize::from(u16::from_le_bytes([edit[1], edit[2]])) * bytes.len()) >> 16;
         let (a, b) = (edit[3], edit[4]);
         let span = at..(at + usize::from(a)).min(bytes.len());
         match edit[0] % 8 {
@@ -362,8 +362,10 @@ fn trainer(folder: &Path) -> MetaTrainer<Leap> {
         .with_checkpoints(checkpoints)
 }
 
+type NamedFile = (PathBuf, Vec<u8>);
+
 /// Files below a folder, by name.
-fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+fn files(folder: &Path) -> Vec<NamedFile> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(here) = open.pop() {
@@ -384,8 +386,8 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// What a run leaves that failed in its second meta-step, with one task done and one in the middle.
-fn left() -> &'static (Mlp, Vec<(PathBuf, Vec<u8>)>) {
-    static LEFT: OnceLock<(Mlp, Vec<(PathBuf, Vec<u8>)>)> = OnceLock::new();
+fn left() -> &'static (Mlp, Vec<NamedFile>) {
+    static LEFT: OnceLock<(Mlp, Vec<NamedFile>)> = OnceLock::new();
     LEFT.get_or_init(|| {
         let folder = folder();
         let init = model();

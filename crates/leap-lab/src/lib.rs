@@ -12,6 +12,10 @@
 #![doc = include_str!("../examples/own_experiment.rs")]
 //! ```
 
+// Nothing that comes in from outside may end the program. What may panic nevertheless says beside it why it does not.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod error;
 mod figures;
 mod folder;

@@ -1,6 +1,10 @@
 //! Task families for meta-learning with Leap: sinusoids, the Omniglot data set, which is part of
 //! this crate, and environments for reinforcement learning.
 
+// Nothing that comes in from outside may end the program. What may panic nevertheless says beside it why it does not.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod omniglot;
 pub mod rl;
 mod sinusoid;

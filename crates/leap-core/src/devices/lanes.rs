@@ -171,7 +171,11 @@ impl Lanes {
             let mut own = None;
             for lane in self.lanes.iter().filter(|lane| !lane.is_lost()) {
                 let state = match lane.attempt(|| Ok(prepare(&lane.device))) {
-                    Ok(state) => state.expect("it does not fail"),
+                    Ok(Ok(state)) => state,
+                    Ok(Err(error)) => {
+                        queue.lock().lost = Some(error.to_string());
+                        continue;
+                    }
                     Err(Failure::Lost(reason)) => {
                         queue.lock().lost = Some(reason);
                         continue;

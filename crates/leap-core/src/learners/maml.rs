@@ -127,6 +127,10 @@ impl Maml {
 }
 
 /// The vector with each parameter's values multiplied by its factor.
+#[expect(
+    clippy::expect_used,
+    reason = "the factors are learning rates of the same space's parameters"
+)]
 fn scaled(vector: ParamVector, factors: &[f64]) -> ParamVector {
     let mut factors = factors.iter();
     vector.map_params(|tensor| tensor * *factors.next().expect("a factor for each parameter"))

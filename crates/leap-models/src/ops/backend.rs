@@ -171,12 +171,17 @@ fn run<B: Backend>(
     )
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "on CPUs, which these operations are for, data are there at once"
+)]
 pub(super) fn data<B: Backend>(tensor: FloatTensor<B>) -> TensorData {
     burn::tensor::try_read_sync(B::float_into_data(tensor))
         .expect("a CPU backend does not make wait")
         .expect("a CPU backend can be read")
 }
 
+#[expect(clippy::expect_used, reason = "`applies` lets nothing but float32 in")]
 pub(super) fn floats(data: &TensorData) -> &[f32] {
     data.as_slice::<f32>().expect("only float32 comes here")
 }

@@ -4,6 +4,9 @@
 //! batch-normalization and ReLU, forward and backward, on plain slices. [`conv_relu`] is what the encoders for
 //! reinforcement learning do: a convolution in steps of any length, and ReLU. [`applies`] says where they can take the
 //! place of Burn's own operations.
+//!
+//! Slices are indexed without a look in each place: all indices come from a geometry that is made of the tensors' own
+//! shapes, which [`applies`] and Burn have checked, and tests go over random ones.
 
 mod backend;
 mod buffer;

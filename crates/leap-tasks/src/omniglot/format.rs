@@ -63,6 +63,10 @@ impl Omniglot {
     }
 
     /// Gzip over the header's line and the drawings' bits.
+    #[expect(
+        clippy::expect_used,
+        reason = "neither names and numbers as JSON nor writing to memory fails"
+    )]
     fn to_bytes(&self) -> Vec<u8> {
         let header = Header {
             format: FORMAT.into(),

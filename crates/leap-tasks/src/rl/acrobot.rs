@@ -95,6 +95,10 @@ impl Acrobot {
 
 /// The angle in [−π, π], by whole turns.
 fn wrap(mut angle: f64) -> f64 {
+    // No step turns that far; what was read from a file may be so large that a turn is lost in its rounding.
+    if angle.abs() > 100.0 {
+        angle %= 2.0 * PI;
+    }
     while angle > PI {
         angle -= 2.0 * PI;
     }
