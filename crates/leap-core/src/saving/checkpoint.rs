@@ -88,7 +88,10 @@ impl Settings {
                 &b.meta_optimizer,
             ),
         ] {
-            let rate = |numbers: &Vec<f64>| format!("{:?} at first", numbers.first());
+            let rate = |numbers: &Vec<f64>| {
+                let first = numbers.first().copied().unwrap_or(f64::NAN);
+                format!("{first} at first")
+            };
             differ(!same(a, b), name, rate(a), rate(b));
         }
         differ(
