@@ -46,7 +46,12 @@
 //! For those who do not, [`MetaTrainer::fit`] does the same in a few lines.
 
 // Nothing that comes in from outside may end the program. What may panic nevertheless says beside it why it does not.
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod devices;

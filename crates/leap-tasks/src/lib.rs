@@ -2,7 +2,12 @@
 //! this crate, and environments for reinforcement learning.
 
 // Nothing that comes in from outside may end the program. What may panic nevertheless says beside it why it does not.
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod omniglot;

@@ -33,7 +33,10 @@ impl V {
         Self([value; LANES])
     }
 
-    #[expect(clippy::expect_used, reason = "the slice was asked for with this length")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the slice was asked for with this length"
+    )]
     /// The floats of `slice` from `at` on, filled up with zeros behind its end.
     #[inline(always)]
     pub fn load(slice: &[f32], at: usize) -> Self {

@@ -30,7 +30,10 @@ pub(super) fn keep_largest(
     }
 }
 
-#[expect(clippy::expect_used, reason = "the slice was asked for with this length")]
+#[expect(
+    clippy::expect_used,
+    reason = "the slice was asked for with this length"
+)]
 /// The gradient of a window, at the place of the four that was the largest.
 #[inline(always)]
 pub(super) fn unpool(dz: &[f32], winners: &[u8], c: usize) -> [V; 4] {
