@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use leap_core::Predict;
 
 use crate::error::ModelError;
+use crate::fast;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 use crate::ops;
 
@@ -35,6 +36,10 @@ pub struct ConvNetConfig {
     /// the whole image.
     #[config(default = true)]
     pub max_pool: bool,
+    /// Whether max-pooling is what a block ends in, after normalization and ReLU, as papers on few-shot learning have it. In
+    /// the code of Leap's authors it comes first, right behind the convolution.
+    #[config(default = false)]
+    pub pool_last: bool,
     /// Whether each block normalizes its batches.
     #[config(default = true)]
     pub batch_norm: bool,
@@ -63,9 +68,10 @@ pub struct ConvEncoder {
     average: bool,
 }
 
-/// Convolution, then max-pooling, batch-normalization and ReLU.
+/// Convolution, max-pooling, batch-normalization and ReLU.
 ///
-/// The paper normalizes before it pools; the authors' code pools first, and so does this one.
+/// The paper normalizes before it pools; the authors' code pools first, and so does this one unless
+/// [told](ConvNetConfig::pool_last) otherwise.
 #[derive(Module, Debug)]
 pub struct ConvBlock {
     /// The convolution, with bias.
@@ -74,6 +80,8 @@ pub struct ConvBlock {
     pub pool: Option<MaxPool2d>,
     /// Batch-normalization.
     pub norm: Option<BatchNorm>,
+    /// Whether pooling comes last, and not right behind the convolution.
+    pub pool_last: bool,
 }
 
 impl ConvNetConfig {
@@ -96,6 +104,7 @@ impl ConvNetConfig {
                 norm: self
                     .batch_norm
                     .then(|| BatchNormConfig::new(self.filters).init(device)),
+                pool_last: self.pool_last,
             }
         };
         Ok(ConvNet {
@@ -179,29 +188,55 @@ impl ConvBlock {
     /// From `[batch, channels, height, width]` to `[batch, filters, height', width']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         #[cfg(any(feature = "flex", feature = "ndarray"))]
-        if let Some(y) = self.forward_fused(&x) {
-            return y;
+        if let Some(params) = self.fused(&x) {
+            return self.forward_fused(x, params);
         }
-        self.forward_unfused(x)
+        let (first, last) = self.pools();
+        let mut x = fast::conv2d(&self.conv, x);
+        if let Some(pool) = first {
+            x = pool.forward(x);
+        }
+        match (&self.norm, last) {
+            (Some(norm), Some(pool)) if is_usual(pool) => fast::norm_relu_pool(norm, x),
+            (Some(norm), Some(pool)) => pool.forward(fast::norm_relu(norm, x)),
+            (Some(norm), None) => fast::norm_relu(norm, x),
+            (None, Some(pool)) => pool.forward(relu(x)),
+            (None, None) => relu(x),
+        }
+    }
+
+    /// The pooling behind the convolution, and that at the end.
+    fn pools(&self) -> (Option<&MaxPool2d>, Option<&MaxPool2d>) {
+        match self.pool_last {
+            true => (None, self.pool.as_ref()),
+            false => (self.pool.as_ref(), None),
+        }
     }
 
     /// The block in Burn's own operations.
+    #[cfg(test)]
     pub(crate) fn forward_unfused(&self, x: Tensor<4>) -> Tensor<4> {
+        let (first, last) = self.pools();
         let mut x = self.conv.forward(x);
-        if let Some(pool) = &self.pool {
+        if let Some(pool) = first {
             x = pool.forward(x);
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(x);
         }
-        relu(x)
+        x = relu(x);
+        match last {
+            Some(pool) => pool.forward(x),
+            None => x,
+        }
     }
 
-    /// The block in one operation, where there is one for it.
+    /// The parameters of the block as one operation, where there is one for it.
     #[cfg(any(feature = "flex", feature = "ndarray"))]
-    pub(crate) fn forward_fused(&self, x: &Tensor<4>) -> Option<Tensor<4>> {
+    pub(crate) fn fused(&self, x: &Tensor<4>) -> Option<ops::BlockParams> {
         let (conv, norm, bias) = (&self.conv, self.norm.as_ref()?, self.conv.bias.as_ref()?);
-        let is_paper = self.pool.is_some()
+        let is_paper = self.pool.as_ref().is_some_and(is_usual)
+            && !self.pool_last
             && conv.kernel_size == [3, 3]
             && conv.stride == [1, 1]
             && conv.dilation == [1, 1]
@@ -212,26 +247,34 @@ impl ConvBlock {
         if !is_paper || !ops::applies(x) || (x.device().is_autodiff() && !by_batch) {
             return None;
         }
-        let params = ops::BlockParams {
+        Some(ops::BlockParams {
             weight: conv.weight.val(),
             bias: bias.val(),
             gamma: norm.gamma.val(),
             beta: norm.beta.val(),
             epsilon: norm.epsilon,
-        };
-        let running = (!by_batch).then(|| (norm.running_mean.value(), norm.running_var.value()));
-        let (y, batch) = ops::conv_block(x.clone(), params, running);
-        if let Some((mean, variance)) = batch {
-            // As Burn's batch-normalization keeps them.
-            let keep = |state: &burn::module::RunningState<Tensor<1>>, now: Tensor<1>| {
-                let before = state.value_sync() * (1.0 - norm.momentum);
-                state.update((before + now.detach() * norm.momentum).detach());
-            };
-            keep(&norm.running_mean, mean);
-            keep(&norm.running_var, variance);
-        }
-        Some(y)
+            running: (!by_batch).then(|| (norm.running_mean.value(), norm.running_var.value())),
+        })
     }
+
+    /// The block in one operation.
+    #[cfg(any(feature = "flex", feature = "ndarray"))]
+    pub(crate) fn forward_fused(&self, x: Tensor<4>, params: ops::BlockParams) -> Tensor<4> {
+        let (y, batch) = ops::conv_block(x, params);
+        if let (Some(norm), Some((mean, variance))) = (&self.norm, batch) {
+            ops::keep_statistics(norm, mean, variance);
+        }
+        y
+    }
+}
+
+/// Whether the pooling is what [`ConvNetConfig`] makes.
+fn is_usual(pool: &MaxPool2d) -> bool {
+    pool.kernel_size == [2, 2]
+        && pool.stride == [2, 2]
+        && pool.padding == PaddingConfig2d::Valid
+        && pool.dilation == [1, 1]
+        && !pool.ceil_mode
 }
 
 impl Predict<Tensor<4>> for ConvNet {

@@ -15,6 +15,7 @@
 mod actor_critic;
 mod conv_net;
 mod error;
+pub mod fast;
 mod mlp;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod ops;

@@ -7,9 +7,11 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata, backend_extension};
-use burn::tensor::TensorData;
+use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
+use std::ops::Deref;
 use std::sync::Arc;
 
+use super::buffer::Buffer;
 use super::kernel::{self, Forward, Geometry, Params, Saved, Statistics};
 
 /// The convolution block on a backend whose tensors are in the host's memory.
@@ -82,20 +84,19 @@ impl<B: ConvBlockBackend, C: CheckpointStrategy> ConvBlockBackend for Autodiff<B
                 let (saved, [x_shape, weight_shape], device) = ops.state;
                 let dy = data::<B>(grads.consume::<B>(&ops.node));
                 let x_wanted = ops.parents[0].is_some();
-                let result = kernel::backward(&saved, floats(&dy), x_wanted);
+                let result = kernel::backward(&saved, &dy, x_wanted);
                 let vector = vec![result.bias.len()];
+                let vectors = [result.bias, result.gamma, result.beta];
+                let vectors = vectors.map(|v| Some(tensor::<B>(v, vector.clone(), &device)));
+                let [bias, gamma, beta] = vectors;
                 let all = [
-                    (result.x, x_shape),
-                    (Some(result.weight), weight_shape),
-                    (Some(result.bias), vector.clone()),
-                    (Some(result.gamma), vector.clone()),
-                    (Some(result.beta), vector),
+                    result.x.map(|x| images::<B>(x, x_shape, &device)),
+                    Some(tensor::<B>(result.weight, weight_shape, &device)),
+                    bias,
+                    gamma,
+                    beta,
                 ];
-                for (parent, (gradient, shape)) in ops.parents.into_iter().zip(all) {
-                    if let (Some(node), Some(gradient)) = (parent, gradient) {
-                        grads.register::<B>(node.id, tensor::<B>(gradient, shape, &device));
-                    }
-                }
+                register!(B, ops.parents, all, grads);
             }
         }
 
@@ -135,57 +136,59 @@ fn run<B: Backend>(
     let device = x.device();
     let shape = x.shape();
     let outputs = params[0].shape()[0];
-    let geometry = Geometry {
-        batch: shape[0],
-        height: shape[1],
-        width: shape[2],
-        inputs: shape[3],
-        outputs,
-    };
+    let geometry = Geometry::pooled([shape[0], shape[1], shape[2], shape[3]], outputs);
     let x = data::<B>(x);
     let [weight, bias, gamma, beta] = params.map(data::<B>);
     let params = Params {
-        weight: floats(&weight),
-        bias: floats(&bias),
-        gamma: floats(&gamma),
-        beta: floats(&beta),
+        weight: &weight,
+        bias: &bias,
+        gamma: &gamma,
+        beta: &beta,
         epsilon: epsilon as f32,
     };
     let running = running.map(|(mean, variance)| (data::<B>(mean), data::<B>(variance)));
     let statistics = match &running {
         None => Statistics::Batch,
-        Some((mean, variance)) => Statistics::Running(floats(mean), floats(variance)),
+        Some((mean, variance)) => Statistics::Running(mean, variance),
     };
     let Forward {
         y,
         mean,
         variance,
         saved,
-    } = kernel::forward(geometry, floats(&x), params, statistics);
+    } = kernel::forward(geometry, &x, params, statistics);
     let shape = vec![geometry.batch, geometry.rows(), geometry.columns(), outputs];
     (
-        tensor::<B>(y, shape, &device),
+        images::<B>(y, shape, &device),
         tensor::<B>(mean, vec![outputs], &device),
         tensor::<B>(variance, vec![outputs], &device),
         saved,
     )
 }
 
+/// A tensor's values in the host's memory: those of the tensor itself, where nothing else looks at it.
+#[derive(Debug)]
+pub(super) struct Floats(TensorData);
+
+impl Deref for Floats {
+    type Target = [f32];
+    #[expect(clippy::expect_used, reason = "`is_ours` lets nothing but float32 in")]
+    fn deref(&self) -> &[f32] {
+        self.0.as_slice().expect("only float32 comes here")
+    }
+}
+
 #[expect(
     clippy::expect_used,
     reason = "on CPUs, which these operations are for, data are there at once"
 )]
-pub(super) fn data<B: Backend>(tensor: FloatTensor<B>) -> TensorData {
-    burn::tensor::try_read_sync(B::float_into_data(tensor))
-        .expect("a CPU backend does not make wait")
-        .expect("a CPU backend can be read")
+pub(super) fn data<B: Backend>(tensor: FloatTensor<B>) -> Floats {
+    let data = burn::tensor::try_read_sync(B::float_into_data(tensor));
+    let data = data.expect("a CPU backend does not make wait");
+    Floats(data.expect("a CPU backend can be read"))
 }
 
-#[expect(clippy::expect_used, reason = "`applies` lets nothing but float32 in")]
-pub(super) fn floats(data: &TensorData) -> &[f32] {
-    data.as_slice::<f32>().expect("only float32 comes here")
-}
-
+/// A tensor of parameters, or of their gradients.
 pub(super) fn tensor<B: Backend>(
     values: Vec<f32>,
     shape: Vec<usize>,
@@ -193,3 +196,27 @@ pub(super) fn tensor<B: Backend>(
 ) -> FloatTensor<B> {
     B::float_from_data(TensorData::new(values, shape), device)
 }
+
+/// A tensor of images, whose memory is used again when the last that looks at it is gone: pages that are new each time cost
+/// as much as what is written to them.
+pub(super) fn images<B: Backend>(
+    values: Buffer,
+    shape: Vec<usize>,
+    device: &B::Device,
+) -> FloatTensor<B> {
+    let bytes = bytes::Bytes::from_owner(values);
+    let bytes = Bytes::from_shared(bytes, AllocationProperty::Native);
+    B::float_from_data(TensorData::from_bytes(bytes, shape, DType::F32), device)
+}
+
+/// Registers gradients for those parents of a node that want one.
+macro_rules! register {
+    ($backend:ty, $parents:expr, $gradients:expr, $grads:ident) => {
+        for (parent, gradient) in $parents.into_iter().zip($gradients) {
+            if let (Some(node), Some(gradient)) = (parent, gradient) {
+                $grads.register::<$backend>(node.id, gradient);
+            }
+        }
+    };
+}
+pub(super) use register;

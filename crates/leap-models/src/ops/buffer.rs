@@ -9,7 +9,7 @@ thread_local! {
 }
 
 /// More than a step of the models here takes at a time; the rest goes back to the system.
-const MOST_IDLE: usize = 32;
+const MOST_IDLE: usize = 64;
 
 /// Floats of any value, to be overwritten. When dropped, the memory stays with the thread for the next that asks.
 #[derive(Debug, Default)]
@@ -34,6 +34,12 @@ impl Buffer {
         let mut buffer = Self::take(len);
         buffer.fill(0.0);
         buffer
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
     }
 }
 

@@ -1,6 +1,9 @@
 //! The block against Burn's own operations, and against finite differences.
 
 use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::pool::MaxPool2dConfig;
+use burn::nn::{BatchNorm, BatchNormConfig, PaddingConfig2d};
 use burn::optim::GradientsParams;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
@@ -52,14 +55,18 @@ fn block(
     (block, Tensor::from_data(x, &device.clone().autodiff()))
 }
 
+/// The block in one operation, where there is one for it.
+fn fused(block: &ConvBlock, x: &Tensor<4>) -> Option<Tensor<4>> {
+    let params = block.fused(x)?;
+    Some(block.forward_fused(x.clone(), params))
+}
+
 /// Everything that a training pass computes: result, gradients of input and parameters, running statistics.
 fn train(block: &ConvBlock, x: &Tensor<4>, fused: bool) -> Vec<Vec<f32>> {
     let block = leap_core::task_copy(block);
     let x = x.clone().detach().require_grad();
     let y = match fused {
-        true => block
-            .forward_fused(&x)
-            .expect("the fused operation applies"),
+        true => super::tests::fused(&block, &x).expect("the fused operation applies"),
         false => block.forward_unfused(x.clone()),
     };
     // Weights that make the gradient of each output another.
@@ -123,9 +130,7 @@ fn compare(inputs: usize, outputs: usize, size: [usize; 3], seed: u64) {
         }
         // Evaluation, with the running statistics.
         let (block, x) = (block.valid(), x.inner());
-        let ours = block
-            .forward_fused(&x)
-            .expect("the fused operation applies");
+        let ours = fused(&block, &x).expect("the fused operation applies");
         let theirs = block.forward_unfused(x);
         let flat = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().unwrap();
         assert_close("evaluated", &flat(ours), &flat(theirs), 1e-4);
@@ -161,7 +166,7 @@ fn gradients_are_finite_differences() {
         for inputs in [2, 9] {
             let (block, x) = block(inputs, 5, [3, 6, 7], &device, 4);
             let loss = |block: &ConvBlock, x: &Tensor<4>| {
-                let y = block.forward_fused(x).expect("the fused operation applies");
+                let y = fused(block, x).expect("the fused operation applies");
                 let weights = Tensor::arange(0..y.shape().num_elements() as i64, &y.device());
                 let weights = weights.float().sin().reshape(y.dims());
                 (y * weights).sum()
@@ -217,7 +222,7 @@ fn what_is_not_a_number_is_not_lost() {
             let (block, x) = block(inputs, 4, [2, 4, 4], &device, 0);
             let x = x.inner();
             let bad = x.clone().slice_fill([0..1, 0..1, 1..2, 1..2], f32::NAN);
-            let y = block.forward_fused(&Tensor::from_inner(bad)).unwrap();
+            let y = fused(&block, &Tensor::from_inner(bad)).unwrap();
             let values = y.inner().into_data().try_to_vec::<f32>().unwrap();
             assert!(
                 values.iter().all(|v| v.is_nan()),
@@ -257,10 +262,7 @@ fn other_blocks_fall_back_to_burn() {
     let result = |config: ConvNetConfig, x: &Tensor<4>| {
         let net = config.init(&x.device()).unwrap();
         let block = &net.encoder.blocks[0];
-        (
-            block.forward_fused(x).is_some(),
-            block.forward(x.clone()).dims(),
-        )
+        (fused(block, x).is_some(), block.forward(x.clone()).dims())
     };
     assert_eq!(result(config.clone(), &images), (true, [2, 3, 3, 3]));
     let others = [
@@ -285,7 +287,7 @@ fn other_blocks_fall_back_to_burn() {
     // Frozen normalization within a graph is Burn's.
     let net = config.init(&device.autodiff()).unwrap().freeze();
     let x = Tensor::<4>::ones([2, 1, 6, 6], &Device::flex().autodiff());
-    assert!(net.encoder.blocks[0].forward_fused(&x).is_none());
+    assert!(fused(&net.encoder.blocks[0], &x).is_none());
 }
 
 /// The convolution with ReLU against Burn's operations: result, and gradients of input, filters and bias.
@@ -349,5 +351,226 @@ proptest! {
         extra in (0usize..9, 0usize..9), stride in 1usize..5, seed in 0u64..1000,
     ) {
         compare_conv_relu([batch, inputs, side + extra.0.max(2), side + extra.1.max(2)], outputs, side, stride, seed);
+    }
+}
+
+/// A random tensor with a gradient.
+fn random_images(shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let mut rng = run_rng(1, "images");
+    let values = (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0f32));
+    let data = TensorData::new(values.collect(), shape);
+    Tensor::from_data(data, device).require_grad()
+}
+
+/// What a layer's training pass gives: its result, the gradient of its input, those of its parameters.
+fn layer_pass<M: Module>(
+    layer: &M,
+    x: &Tensor<4>,
+    forward: impl Fn(&M, Tensor<4>) -> Tensor<4>,
+) -> Vec<Vec<f32>> {
+    let layer = leap_core::task_copy(layer);
+    let x = x.clone().detach().require_grad();
+    let y = forward(&layer, x.clone());
+    let weights = Tensor::arange(0..y.shape().num_elements() as i64, &y.device());
+    let loss = (y.clone() * weights.float().sin().reshape(y.dims())).sum();
+    let mut grads = loss.backward();
+    let flat = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().unwrap();
+    let of_x = flat(x.grad(&grads).unwrap());
+    let of_params = GradientsParams::from_module(&mut grads, &layer);
+    let space = leap_core::ParamSpace::new(&layer, &burn::module::ParamGroup::all()).unwrap();
+    let of_params = space
+        .gradient(&layer, &of_params)
+        .unwrap()
+        .to_vec()
+        .unwrap();
+    let of_params = of_params.into_iter().map(|v| v as f32);
+    vec![flat(y.inner()), of_x, of_params.collect()]
+}
+
+fn assert_passes_agree(what: &str, ours: &[Vec<f32>], theirs: &[Vec<f32>]) {
+    let parts = ["y", "dx", "dparameters"].iter().zip(ours).zip(theirs);
+    for ((part, ours), theirs) in parts {
+        let scale = 2e-4 * largest(theirs, 1e-1);
+        assert_close(&format!("{part} of {what}"), ours, theirs, scale);
+    }
+}
+
+fn compare_conv(batch: usize, size: [usize; 2], config: &Conv2dConfig) {
+    for device in devices() {
+        let device = device.autodiff();
+        let mut rng = run_rng(2, "filters");
+        let all = burn::module::ParamGroup::all();
+        let conv = leap_core::reinitialize(config.init(&device), &all, &mut rng);
+        let x = random_images([batch, config.channels[0], size[0], size[1]], &device);
+        let ours = layer_pass(&conv, &x, |conv, x| {
+            let sizes = super::conv_for(conv, &x).expect("there is code for it");
+            super::conv2d(conv, x, sizes)
+        });
+        let theirs = layer_pass(&conv, &x, Conv2d::forward);
+        assert_passes_agree(&format!("{config:?} on {size:?}"), &ours, &theirs);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn any_convolution_is_burns(
+        batch in 1usize..6,
+        channels in (prop_oneof![1usize..4, 8usize..20], prop_oneof![1usize..4, 8usize..20]),
+        kernel in (1usize..5, 1usize..5),
+        stride in (1usize..4, 1usize..4),
+        dilation in (1usize..3, 1usize..3),
+        padding in (0usize..3, 0usize..3, 0usize..3, 0usize..3),
+        same in any::<bool>(),
+        bias in any::<bool>(),
+        extra in (0usize..7, 0usize..7),
+    ) {
+        let (stride, dilation, padding) = match same {
+            true => ([1, 1], [1, 1], PaddingConfig2d::Same),
+            false => {
+                let (top, left, bottom, right) = padding;
+                let padding = PaddingConfig2d::Explicit(top, left, bottom, right);
+                ([stride.0, stride.1], [dilation.0, dilation.1], padding)
+            }
+        };
+        let size = [
+            dilation[0] * (kernel.0 - 1) + 1 + extra.0,
+            dilation[1] * (kernel.1 - 1) + 1 + extra.1,
+        ];
+        let config = Conv2dConfig::new([channels.0, channels.1], [kernel.0, kernel.1])
+            .with_stride(stride)
+            .with_dilation(dilation)
+            .with_padding(padding)
+            .with_bias(bias);
+        compare_conv(batch, size, &config);
+    }
+
+    /// The convolutions that Winograd's form is for.
+    #[test]
+    fn any_convolution_of_three_by_three_is_burns(
+        batch in 1usize..6,
+        channels in (8usize..20, 8usize..34),
+        padding in (0usize..4, 0usize..4, 0usize..4, 0usize..4),
+        size in (3usize..12, 3usize..12),
+    ) {
+        let (top, left, bottom, right) = padding;
+        let config = Conv2dConfig::new([channels.0, channels.1], [3, 3])
+            .with_padding(PaddingConfig2d::Explicit(top, left, bottom, right));
+        compare_conv(batch, [size.0, size.1], &config);
+    }
+
+    #[test]
+    fn any_normalization_is_burns(
+        batch in 1usize..5,
+        channels in prop_oneof![1usize..4, 15usize..34],
+        size in (2usize..9, 2usize..9),
+        relu in any::<bool>(),
+        pool in any::<bool>(),
+        seed in 0u64..1000,
+    ) {
+        compare_norm([batch, channels, size.0, size.1], relu, pool, seed);
+    }
+}
+
+#[test]
+fn the_layers_of_a_readers_network_are_burns() {
+    for (inputs, side) in [(3, 32), (64, 16), (64, 8), (64, 4)] {
+        let config = Conv2dConfig::new([inputs, 64], [3, 3])
+            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1));
+        compare_conv(20, [side, side], &config);
+        compare_norm([20, 64, side, side], true, true, 1);
+    }
+    compare_conv(4, [84, 84], &Conv2dConfig::new([3, 32], [3, 3]));
+    compare_conv(4, [16, 16], &Conv2dConfig::new([64, 96], [1, 1]));
+}
+
+fn compare_norm(shape: [usize; 4], with_relu: bool, with_pool: bool, seed: u64) {
+    if shape[0] * shape[2] * shape[3] < 8 {
+        return; // Of so few values, those that are almost the same decide.
+    }
+    for device in devices() {
+        let (block, _) = block(1, shape[1], [2, 4, 4], &device, seed);
+        let norm = block.norm.unwrap();
+        let x = random_images(shape, &device.clone().autodiff());
+        let burns = |norm: &BatchNorm, x: Tensor<4>| {
+            let mut x = norm.forward(x);
+            if with_relu {
+                x = burn::tensor::activation::relu(x);
+            }
+            match with_pool {
+                true => MaxPool2dConfig::new([2, 2]).init().forward(x),
+                false => x,
+            }
+        };
+        let ours = |norm: &BatchNorm, x: Tensor<4>| {
+            let sizes = super::norm_for(norm, &x, with_relu, with_pool);
+            super::norm(norm, x, sizes.expect("there is code for it"))
+        };
+        let what = format!("normalization of {shape:?}, ReLU {with_relu}, pooling {with_pool}");
+        let (a, b) = (layer_pass(&norm, &x, ours), layer_pass(&norm, &x, burns));
+        assert_passes_agree(&what, &a, &b);
+        // Running statistics, and evaluation by them.
+        let (a, b) = (leap_core::task_copy(&norm), leap_core::task_copy(&norm));
+        let _ = (ours(&a, x.clone()), burns(&b, x.clone()));
+        let (a, b) = (a.valid(), b.valid());
+        let flat = |state: &burn::module::RunningState<Tensor<1>>| {
+            state.value().into_data().try_to_vec::<f32>().unwrap()
+        };
+        for (a, b) in [
+            (&a.running_mean, &b.running_mean),
+            (&a.running_var, &b.running_var),
+        ] {
+            assert_close(&what, &flat(a), &flat(b), 1e-5);
+        }
+        let flat = |t: Tensor<4>| t.into_data().try_to_vec::<f32>().unwrap();
+        let x = x.inner();
+        assert_close(&what, &flat(ours(&a, x.clone())), &flat(burns(&b, x)), 1e-4);
+    }
+}
+
+#[test]
+fn layers_without_code_of_ours_are_burns() {
+    let device = Device::flex().autodiff();
+    let x = Tensor::<4>::ones([2, 4, 6, 6], &device);
+    let groups = Conv2dConfig::new([4, 8], [3, 3])
+        .with_groups(2)
+        .init(&device);
+    assert!(super::conv_for(&groups, &x).is_none());
+    assert_eq!(crate::fast::conv2d(&groups, x.clone()).dims(), [2, 8, 4, 4]);
+    let doubles = x.clone().cast(burn::tensor::DType::F64);
+    assert!(
+        super::norm_for(&BatchNormConfig::new(4).init(&device), &doubles, true, true).is_none()
+    );
+    let frozen = BatchNormConfig::new(4).init(&device).freeze();
+    assert!(super::norm_for(&frozen, &x, false, false).is_none());
+    assert_eq!(crate::fast::norm_relu_pool(&frozen, x).dims(), [2, 4, 3, 3]);
+}
+
+/// All settings of a block against Burn's operations, whichever code they take.
+#[test]
+fn blocks_of_all_settings_are_burns() {
+    for device in devices() {
+        let device = device.autodiff();
+        for i in 0..32 {
+            let is_on = |bit: usize| i >> bit & 1 == 1;
+            let side = if is_on(4) { 84 } else { 12 };
+            let config = ConvNetConfig::new()
+                .with_layers(1)
+                .with_filters(9)
+                .with_channels(if is_on(4) { 3 } else { 8 })
+                .with_kernel_size(if is_on(3) { 5 } else { 3 })
+                .with_max_pool(is_on(0))
+                .with_pool_last(is_on(1))
+                .with_batch_norm(is_on(2))
+                .with_image_size([side; 2]);
+            let net = config.init(&device).unwrap();
+            let all = burn::module::ParamGroup::all();
+            let net = leap_core::reinitialize(net, &all, &mut run_rng(3, "net"));
+            let block = net.encoder.blocks.into_iter().next().unwrap();
+            let x = random_images([3, config.channels, side, side], &device);
+            let ours = layer_pass(&block, &x, ConvBlock::forward);
+            let theirs = layer_pass(&block, &x, ConvBlock::forward_unfused);
+            assert_passes_agree(&format!("{config:?}"), &ours, &theirs);
+        }
     }
 }

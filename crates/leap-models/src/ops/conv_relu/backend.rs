@@ -9,9 +9,8 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
-use burn::tensor::TensorData;
 
-use crate::ops::backend::{data, floats, tensor};
+use crate::ops::backend::{Floats, data, register, tensor};
 
 use super::forward::Kept;
 use super::geometry::Geometry;
@@ -58,20 +57,15 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
                 let (saved, device) = ops.state;
                 let dy = data::<B>(grads.consume::<B>(&ops.node));
                 let x_wanted = ops.parents[0].is_some();
-                let (dx, dweight, dbias) =
-                    saved
-                        .kept
-                        .backward(floats(&saved.weight), floats(&dy), x_wanted);
+                let (dx, dweight, dbias) = saved.kept.backward(&saved.weight, &dy, x_wanted);
+                let [of_x, of_weight] = saved.shapes.clone();
+                let of_bias = vec![saved.kept.geometry.outputs];
                 let all = [
-                    (dx, saved.shape.clone()),
-                    (Some(dweight), saved.weight.shape().to_vec()),
-                    (Some(dbias), vec![saved.kept.geometry.outputs]),
+                    dx.map(|dx| tensor::<B>(dx, of_x, &device)),
+                    Some(tensor::<B>(dweight, of_weight, &device)),
+                    Some(tensor::<B>(dbias, of_bias, &device)),
                 ];
-                for (parent, (gradient, shape)) in ops.parents.into_iter().zip(all) {
-                    if let (Some(node), Some(gradient)) = (parent, gradient) {
-                        grads.register::<B>(node.id, tensor::<B>(gradient, shape, &device));
-                    }
-                }
+                register!(B, ops.parents, all, grads);
             }
         }
 
@@ -98,9 +92,9 @@ impl<B: ConvReluBackend, C: CheckpointStrategy> ConvReluBackend for Autodiff<B, 
 #[derive(Debug)]
 struct Saved {
     kept: Kept,
-    /// Of the input.
-    shape: Vec<usize>,
-    weight: TensorData,
+    /// Of input and filters.
+    shapes: [Vec<usize>; 2],
+    weight: Floats,
 }
 
 /// Runs the kernel on a backend's tensors.
@@ -110,15 +104,20 @@ fn run<B: Backend>(
     bias: FloatTensor<B>,
     stride: usize,
 ) -> (FloatTensor<B>, Saved) {
-    let (device, shape) = (x.device(), x.shape().to_vec());
+    let device = x.device();
+    let shapes = [&x, &weight].map(|t| t.shape().to_vec());
     let (x, weight, bias) = (data::<B>(x), data::<B>(weight), data::<B>(bias));
-    let geometry = Geometry::new(&shape, weight.shape().as_slice(), stride);
-    let (y, kept) = geometry.forward(floats(&x), floats(&weight), floats(&bias));
+    let geometry = Geometry::new(&shapes[0], &shapes[1], stride);
+    let (y, kept) = geometry.forward(&x, &weight, &bias);
     let [rows, columns] = geometry.size();
-    let y = tensor::<B>(y, vec![shape[0], geometry.outputs, rows, columns], &device);
+    let y = tensor::<B>(
+        y,
+        vec![shapes[0][0], geometry.outputs, rows, columns],
+        &device,
+    );
     let saved = Saved {
         kept,
-        shape,
+        shapes,
         weight,
     };
     (y, saved)

@@ -9,7 +9,7 @@ const WINOGRAD_CHANNELS: usize = 8;
 /// Rows that are added up before they join a sum, for the sake of accuracy.
 pub(super) const ROWS_AT_A_TIME: usize = 64;
 
-/// Sizes of a block.
+/// Sizes of a 3 x 3 convolution, whose outputs are computed in tiles of 2 x 2.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Geometry {
     pub batch: usize,
@@ -17,19 +17,36 @@ pub(in crate::ops) struct Geometry {
     pub width: usize,
     pub inputs: usize,
     pub outputs: usize,
+    /// Rows and columns of zeros above and left of the images.
+    pub padding: [usize; 2],
+    /// Rows and columns of tiles.
+    pub grid: [usize; 2],
 }
 
 impl Geometry {
-    /// Height of the result.
-    #[inline]
-    pub fn rows(&self) -> usize {
-        self.height / 2
+    /// Of the block: padding 1, and a tile for each window that pooling sees, with nothing for a last odd row or column.
+    pub fn pooled([batch, height, width, inputs]: [usize; 4], outputs: usize) -> Self {
+        Self {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+            padding: [1, 1],
+            grid: [height / 2, width / 2],
+        }
     }
 
-    /// Width of the result.
+    /// Rows of tiles, which is the height of the block's result.
+    #[inline]
+    pub fn rows(&self) -> usize {
+        self.grid[0]
+    }
+
+    /// Columns of tiles, which is the width of the block's result.
     #[inline]
     pub fn columns(&self) -> usize {
-        self.width / 2
+        self.grid[1]
     }
 
     #[inline]
@@ -79,13 +96,14 @@ impl Geometry {
     pub(super) fn pixels(&self, tile: usize) -> [Option<usize>; POSITIONS] {
         let (image, tile) = (tile / self.tiles_per_image(), tile % self.tiles_per_image());
         let (row, column) = (2 * (tile / self.columns()), 2 * (tile % self.columns()));
+        let [top, left] = self.padding;
         let mut pixels = [None; POSITIONS];
         for i in 0..4 {
             for j in 0..4 {
-                // The filter looks one pixel up and left.
+                // With the zeros around them.
                 let (y, x) = (row + i, column + j);
-                if (1..=self.height).contains(&y) && (1..=self.width).contains(&x) {
-                    let pixel = (image * self.height + y - 1) * self.width + x - 1;
+                if (top..top + self.height).contains(&y) && (left..left + self.width).contains(&x) {
+                    let pixel = (image * self.height + y - top) * self.width + x - left;
                     pixels[4 * i + j] = Some(pixel * self.inputs);
                 }
             }

@@ -13,9 +13,12 @@
 // Positions are counted as in the formulas.
 #![allow(clippy::needless_range_loop)]
 
+mod conv;
 mod direct;
 mod geometry;
+mod norm_pool;
 mod normalize;
+mod patches;
 mod pool;
 mod saved;
 mod winograd;
@@ -24,17 +27,16 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::ops::buffer::Buffer;
-use crate::ops::gemm::{Matrix, gemm};
 use crate::ops::simd::V;
 
 use direct::{convolve, direct_backward, reorder_filters};
 use geometry::POSITIONS;
 use normalize::{column_sums, moments, normalize};
-use winograd::{
-    pool_products, position, position_mut, transform_filters, transform_tiles, winograd_backward,
-};
+use winograd::{multiply, pool_products, transform_filters, transform_tiles, winograd_backward};
 
+pub(super) use conv::{Conv, SavedConv};
 pub(super) use geometry::Geometry;
+pub(super) use norm_pool::{Norm, SavedNorm};
 pub(super) use saved::Saved;
 
 /// How a block normalizes.
@@ -59,7 +61,7 @@ pub(super) struct Params<'a> {
 /// What a forward pass gives.
 pub(super) struct Forward {
     /// Shape `[batch, rows, columns, outputs]`.
-    pub y: Vec<f32>,
+    pub y: Buffer,
     /// Mean by which the batch was normalized.
     pub mean: Vec<f32>,
     /// Biased variance by which the batch was normalized.
@@ -70,7 +72,7 @@ pub(super) struct Forward {
 
 /// What a backward pass gives, in the shapes of the forward pass's inputs.
 pub(super) struct Gradients {
-    pub x: Option<Vec<f32>>,
+    pub x: Option<Buffer>,
     pub weight: Vec<f32>,
     pub bias: Vec<f32>,
     pub gamma: Vec<f32>,
@@ -103,16 +105,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
             .for_each(|((tiles, images), (windows, winners))| {
                 let count = winners.len() / g.outputs;
                 arch.dispatch(|| transform_tiles(g, images, tiles, count));
-                let mut products = Buffer::take(POSITIONS * count * g.outputs);
-                for k in 0..POSITIONS {
-                    gemm(
-                        [count, g.outputs, g.inputs],
-                        position_mut(&mut products, k),
-                        false,
-                        Matrix::Rows(position(tiles, k)),
-                        Matrix::Rows(position(&filters, k)),
-                    );
-                }
+                let products = multiply(g, tiles, &filters);
                 arch.dispatch(|| pool_products(g, &products, params.bias, windows, winners));
             });
         input = tiles;
@@ -136,7 +129,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
         .iter()
         .map(|v| (v + params.epsilon).sqrt().recip())
         .collect();
-    let mut y = vec![0.0; windows.len()];
+    let mut y = Buffer::take(windows.len());
     y.par_chunks_mut(chunk * g.outputs)
         .zip(windows.par_chunks_mut(chunk * g.outputs))
         .for_each(|(y, windows)| {
@@ -204,7 +197,7 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
         )
     });
 
-    let mut x = x_wanted.then(|| vec![0.0; g.batch * g.image()]);
+    let mut x = x_wanted.then(|| Buffer::zeroed(g.batch * g.image()));
     let weight = match g.winograd() {
         true => winograd_backward(arch, saved, &dz, x.as_deref_mut()),
         false => direct_backward(arch, saved, &dz, x.as_deref_mut()),

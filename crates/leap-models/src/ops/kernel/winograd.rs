@@ -1,4 +1,4 @@
-//! Winograd's convolution, pooled: the transforms of tiles, filters and products, and their adjoints.
+//! Winograd's convolution: the transforms of tiles, filters and products, pooled or not, and their adjoints.
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -28,6 +28,36 @@ pub(super) fn winograd_backward(
         .for_each(|((products, dz), winners)| {
             arch.dispatch(|| unpool_products(g, dz, winners, products));
         });
+    through_products(arch, g, &saved.input, &saved.filters, &products, x)
+}
+
+/// The products of a chunk of tiles and the filters, position by position.
+pub(super) fn multiply(g: Geometry, tiles: &[f32], filters: &[f32]) -> Buffer {
+    let count = tiles.len() / (POSITIONS * g.inputs);
+    let mut products = Buffer::take(POSITIONS * count * g.outputs);
+    for k in 0..POSITIONS {
+        gemm(
+            [count, g.outputs, g.inputs],
+            position_mut(&mut products, k),
+            false,
+            Matrix::Rows(position(tiles, k)),
+            Matrix::Rows(position(filters, k)),
+        );
+    }
+    products
+}
+
+/// The gradient of the filters, given that of the products; that of the images is added to `x`. `tiles` are the transformed
+/// input, in chunks.
+pub(super) fn through_products(
+    arch: Arch,
+    g: Geometry,
+    tiles: &[f32],
+    transformed: &[f32],
+    products: &[f32],
+    x: Option<&mut [f32]>,
+) -> Vec<f32> {
+    let chunk = g.chunk();
     if let Some(x) = x {
         x.par_chunks_mut(chunk / g.tiles_per_image() * g.image())
             .zip(products.par_chunks(POSITIONS * chunk * g.outputs))
@@ -40,7 +70,7 @@ pub(super) fn winograd_backward(
                         position_mut(&mut tiles, k),
                         false,
                         Matrix::Rows(position(products, k)),
-                        Matrix::Columns(position(&saved.filters, k)),
+                        Matrix::Columns(position(transformed, k)),
                     );
                 }
                 arch.dispatch(|| transform_tiles_back(g, &tiles, images, count));
@@ -51,8 +81,8 @@ pub(super) fn winograd_backward(
         .par_chunks_mut(g.inputs * g.outputs)
         .enumerate()
         .for_each(|(k, filters)| {
-            let tiles = saved.input.chunks(POSITIONS * chunk * g.inputs);
-            for (tiles, products) in tiles.zip(products.chunks(POSITIONS * chunk * g.outputs)) {
+            let chunks = tiles.chunks(POSITIONS * chunk * g.inputs);
+            for (tiles, products) in chunks.zip(products.chunks(POSITIONS * chunk * g.outputs)) {
                 gemm(
                     [
                         g.inputs,
@@ -70,12 +100,12 @@ pub(super) fn winograd_backward(
 }
 
 /// Position `k` of a chunk that has them one after the other.
-pub(super) fn position(chunk: &[f32], k: usize) -> &[f32] {
+fn position(chunk: &[f32], k: usize) -> &[f32] {
     let len = chunk.len() / POSITIONS;
     &chunk[k * len..(k + 1) * len]
 }
 
-pub(super) fn position_mut(chunk: &mut [f32], k: usize) -> &mut [f32] {
+fn position_mut(chunk: &mut [f32], k: usize) -> &mut [f32] {
     let len = chunk.len() / POSITIONS;
     &mut chunk[k * len..(k + 1) * len]
 }
@@ -137,6 +167,91 @@ fn transform_tiles_back(g: Geometry, tiles: &[f32], images: &mut [f32], count: u
     }
 }
 
+/// The four outputs of a tile from its products, in vectors.
+#[inline(always)]
+fn outputs_of(m: &[V; POSITIONS]) -> [V; 4] {
+    let (mut upper, mut lower) = ([V::ZERO; 4], [V::ZERO; 4]);
+    for j in 0..4 {
+        upper[j] = m[j] + m[4 + j] + m[8 + j];
+        lower[j] = m[4 + j] - m[8 + j] - m[12 + j];
+    }
+    let left = |s: [V; 4]| s[0] + s[1] + s[2];
+    let right = |s: [V; 4]| s[1] - s[2] - s[3];
+    [left(upper), right(upper), left(lower), right(lower)]
+}
+
+/// The adjoint of [`outputs_of`]: first along columns, then along rows.
+#[inline(always)]
+fn outputs_back(four: [V; 4]) -> [V; POSITIONS] {
+    let along = |a: V, b: V| [a, a + b, a - b, V::ZERO - b];
+    let (upper, lower) = (along(four[0], four[1]), along(four[2], four[3]));
+    let mut m = [V::ZERO; POSITIONS];
+    for j in 0..4 {
+        for (i, d) in along(upper[j], lower[j]).into_iter().enumerate() {
+            m[4 * i + j] = d;
+        }
+    }
+    m
+}
+
+/// Where the four outputs of tile `tile` of a chunk lie in images of `height` x `width`; `None` is beyond an edge.
+#[inline(always)]
+fn places(g: Geometry, [height, width]: [usize; 2], tile: usize) -> [Option<usize>; 4] {
+    let (image, tile) = (tile / g.tiles_per_image(), tile % g.tiles_per_image());
+    let (row, column) = (2 * (tile / g.columns()), 2 * (tile % g.columns()));
+    std::array::from_fn(|i| {
+        let (y, x) = (row + i / 2, column + i % 2);
+        (y < height && x < width).then(|| ((image * height + y) * width + x) * g.outputs)
+    })
+}
+
+/// The outputs of all tiles, with bias, in images of `size`.
+#[inline(always)]
+pub(super) fn store_products(
+    g: Geometry,
+    size: [usize; 2],
+    products: &[f32],
+    bias: &[f32],
+    images: &mut [f32],
+) {
+    let count = products.len() / (POSITIONS * g.outputs);
+    for tile in 0..count {
+        let places = places(g, size, tile);
+        for c in (0..g.outputs).step_by(LANES) {
+            let mut m = [V::ZERO; POSITIONS];
+            for (k, m) in m.iter_mut().enumerate() {
+                let at = (k * count + tile) * g.outputs;
+                *m = V::load(&products[at..at + g.outputs], c);
+            }
+            let bias = V::load(bias, c);
+            for (place, output) in places.iter().zip(outputs_of(&m)) {
+                if let Some(at) = *place {
+                    (output + bias).store(&mut images[at..at + g.outputs], c);
+                }
+            }
+        }
+    }
+}
+
+/// The adjoint of [`store_products`].
+#[inline(always)]
+pub(super) fn spread_products(g: Geometry, size: [usize; 2], images: &[f32], products: &mut [f32]) {
+    let count = products.len() / (POSITIONS * g.outputs);
+    for tile in 0..count {
+        let places = places(g, size, tile);
+        for c in (0..g.outputs).step_by(LANES) {
+            let four = places.map(|place| match place {
+                Some(at) => V::load(&images[at..at + g.outputs], c),
+                None => V::ZERO,
+            });
+            for (k, m) in outputs_back(four).into_iter().enumerate() {
+                let at = (k * count + tile) * g.outputs;
+                m.store(&mut products[at..at + g.outputs], c);
+            }
+        }
+    }
+}
+
 /// The four outputs of each tile, of which the largest is kept.
 #[inline(always)]
 pub(super) fn pool_products(
@@ -155,16 +270,8 @@ pub(super) fn pool_products(
                 let at = (k * count + tile) * g.outputs;
                 *m = V::load(&products[at..at + g.outputs], c);
             }
-            let (mut upper, mut lower) = ([V::ZERO; 4], [V::ZERO; 4]);
-            for j in 0..4 {
-                upper[j] = m[j] + m[4 + j] + m[8 + j];
-                lower[j] = m[4 + j] - m[8 + j] - m[12 + j];
-            }
-            let left = |s: [V; 4]| s[0] + s[1] + s[2];
-            let right = |s: [V; 4]| s[1] - s[2] - s[3];
-            let four = [left(upper), right(upper), left(lower), right(lower)];
             keep_largest(
-                four,
+                outputs_of(&m),
                 bias,
                 c,
                 &mut windows[window.clone()],
@@ -182,14 +289,9 @@ fn unpool_products(g: Geometry, dz: &[f32], winners: &[u8], products: &mut [f32]
         let window = tile * g.outputs..(tile + 1) * g.outputs;
         for c in (0..g.outputs).step_by(LANES) {
             let four = unpool(&dz[window.clone()], &winners[window.clone()], c);
-            // First along columns, then along rows.
-            let along = |a: V, b: V| [a, a + b, a - b, V::ZERO - b];
-            let (upper, lower) = (along(four[0], four[1]), along(four[2], four[3]));
-            for j in 0..4 {
-                for (i, d) in along(upper[j], lower[j]).into_iter().enumerate() {
-                    let at = ((4 * i + j) * count + tile) * g.outputs;
-                    d.store(&mut products[at..at + g.outputs], c);
-                }
+            for (k, m) in outputs_back(four).into_iter().enumerate() {
+                let at = (k * count + tile) * g.outputs;
+                m.store(&mut products[at..at + g.outputs], c);
             }
         }
     }

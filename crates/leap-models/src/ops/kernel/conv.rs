@@ -1,0 +1,205 @@
+//! A convolution of any size, step, padding and dilation: Winograd's where it applies, else by patches.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use crate::ops::backend::Floats;
+use crate::ops::buffer::Buffer;
+use crate::ops::simd::V;
+
+use super::geometry::{Geometry, POSITIONS};
+use super::normalize::column_sums;
+use super::winograd::{
+    multiply, spread_products, store_products, through_products, transform_filters, transform_tiles,
+};
+
+/// With fewer channels of either kind, Winograd's products would be too thin.
+const WINOGRAD_CHANNELS: usize = 8;
+/// Parts of a batch whose gradients of the filters are computed side by side: always as many, so that sums do not depend on
+/// the number of threads.
+const PARTS: usize = 4;
+
+/// Sizes of a convolution. Images are `[batch, height, width, channels]`, filters `[outputs, inputs, rows, columns]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conv {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub dilation: [usize; 2],
+    /// Rows and columns of zeros above and left of the images.
+    pub padding: [usize; 2],
+    /// Height and width of the result, which is what lies below and right decides.
+    pub size: [usize; 2],
+}
+
+/// What a forward pass keeps for the backward pass.
+#[derive(Debug)]
+pub(in crate::ops) struct SavedConv {
+    conv: Conv,
+    input: Input,
+    /// `[position][inputs][outputs]` transformed, or `[tap][inputs][outputs]`.
+    filters: Buffer,
+}
+
+/// What is kept of a convolution's input.
+#[derive(Debug)]
+enum Input {
+    /// Transformed tiles, in chunks.
+    Tiles(Geometry, Buffer),
+    Images(Floats),
+}
+
+impl Conv {
+    fn winograd(&self) -> Option<Geometry> {
+        let is_plain = self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1];
+        let applies = is_plain && self.inputs.min(self.outputs) >= WINOGRAD_CHANNELS;
+        applies.then(|| Geometry {
+            batch: self.batch,
+            height: self.height,
+            width: self.width,
+            inputs: self.inputs,
+            outputs: self.outputs,
+            padding: self.padding,
+            grid: self.size.map(|side| side.div_ceil(2)),
+        })
+    }
+
+    fn image(&self) -> usize {
+        self.height * self.width * self.inputs
+    }
+
+    fn result(&self) -> usize {
+        self.size[0] * self.size[1] * self.outputs
+    }
+
+    fn reorder<'a>(&self, from: &'a [f32]) -> impl Iterator<Item = (usize, &'a f32)> + use<'a> {
+        let (taps, inputs, outputs) = (self.kernel[0] * self.kernel[1], self.inputs, self.outputs);
+        from.iter().enumerate().map(move |(i, w)| {
+            let (output, input, tap) = (i / (taps * inputs), i / taps % inputs, i % taps);
+            ((tap * inputs + input) * outputs + output, w)
+        })
+    }
+
+    /// The result, `[batch, height, width, outputs]`, and what the backward pass needs.
+    pub(in crate::ops) fn forward(
+        self,
+        x: Floats,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> (Buffer, SavedConv) {
+        let taps = self.kernel[0] * self.kernel[1];
+        assert_eq!(x.len(), self.batch * self.image());
+        assert_eq!(weight.len(), taps * self.inputs * self.outputs);
+        assert_eq!(bias.len(), self.outputs);
+        let arch = Arch::new();
+        let mut y = Buffer::take(self.batch * self.result());
+        let (input, filters);
+        match self.winograd() {
+            Some(g) => {
+                filters = arch.dispatch(|| transform_filters(g, weight));
+                let (chunk, images) = (g.chunk(), g.chunk() / g.tiles_per_image());
+                let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
+                tiles
+                    .par_chunks_mut(POSITIONS * chunk * g.inputs)
+                    .zip(x.par_chunks(images * self.image()))
+                    .zip(y.par_chunks_mut(images * self.result()))
+                    .for_each(|((tiles, x), y)| {
+                        let count = tiles.len() / (POSITIONS * g.inputs);
+                        arch.dispatch(|| transform_tiles(g, x, tiles, count));
+                        let products = multiply(g, tiles, &filters);
+                        arch.dispatch(|| store_products(g, self.size, &products, bias, y));
+                    });
+                input = Input::Tiles(g, tiles);
+            }
+            None => {
+                let mut reordered = Buffer::take(weight.len());
+                self.reorder(weight).for_each(|(to, w)| reordered[to] = *w);
+                filters = reordered;
+                x.par_chunks(self.image())
+                    .zip(y.par_chunks_mut(self.result()))
+                    .for_each(|(x, y)| self.convolve_image(x, &filters, bias, y));
+                input = Input::Images(x);
+            }
+        }
+        let conv = self;
+        (
+            y,
+            SavedConv {
+                conv,
+                input,
+                filters,
+            },
+        )
+    }
+}
+
+impl SavedConv {
+    /// The gradients of the input, if it is wanted, of the filters and of the bias, given that of the result.
+    pub fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
+        let (conv, arch) = (self.conv, Arch::new());
+        assert_eq!(dy.len(), conv.batch * conv.result());
+        let [bias] = arch.dispatch(|| {
+            column_sums(
+                dy.len() / conv.outputs,
+                conv.outputs,
+                #[inline(always)]
+                |row, c| [V::load(&dy[row..row + conv.outputs], c)],
+            )
+        });
+        let mut x = x_wanted.then(|| Buffer::zeroed(conv.batch * conv.image()));
+        let weight = match &self.input {
+            Input::Tiles(g, tiles) => {
+                let g = *g;
+                let (chunk, images) = (g.chunk(), g.chunk() / g.tiles_per_image());
+                let mut products = Buffer::take(POSITIONS * g.tiles() * g.outputs);
+                products
+                    .par_chunks_mut(POSITIONS * chunk * g.outputs)
+                    .zip(dy.par_chunks(images * conv.result()))
+                    .for_each(|(products, dy)| {
+                        arch.dispatch(|| spread_products(g, conv.size, dy, products));
+                    });
+                through_products(arch, g, tiles, &self.filters, &products, x.as_deref_mut())
+            }
+            Input::Images(images) => self.patches_backward(images, dy, x.as_deref_mut()),
+        };
+        (x, weight, bias)
+    }
+
+    fn patches_backward(&self, input: &[f32], dy: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
+        let conv = self.conv;
+        if let Some(x) = x {
+            x.par_chunks_mut(conv.image())
+                .zip(dy.par_chunks(conv.result()))
+                .for_each(|(x, dy)| conv.image_back(&self.filters, dy, x));
+        }
+        let images = conv.batch.div_ceil(PARTS);
+        let parts: Vec<Buffer> = input
+            .par_chunks(images * conv.image())
+            .zip(dy.par_chunks(images * conv.result()))
+            .map(|(x, dy)| {
+                let mut sum = Buffer::zeroed(self.filters.len());
+                let images = x.chunks_exact(conv.image());
+                for (x, dy) in images.zip(dy.chunks_exact(conv.result())) {
+                    conv.filters_back(x, dy, &mut sum);
+                }
+                sum
+            })
+            .collect();
+        let mut parts = parts.into_iter();
+        let mut sum = parts.next().unwrap_or_default();
+        for part in parts {
+            sum.iter_mut()
+                .zip(&*part)
+                .for_each(|(sum, part)| *sum += part);
+        }
+        let mut weight = vec![0.0; sum.len()];
+        for ((from, _), w) in conv.reorder(&sum).zip(&mut weight) {
+            *w = sum[from];
+        }
+        weight
+    }
+}
