@@ -1,5 +1,38 @@
 //! Sixteen floats at a time, in plain code that the compiler turns into vector instructions.
 
+use pulp::{Arch, Simd, WithSimd};
+
+/// Does `work` in code that is made for the widest vector instructions that the processor has.
+///
+/// Use it by way of [`vectorized`], which has the closure inlined: otherwise it stays code for any processor.
+#[inline(always)]
+pub(super) fn vectorize<R>(work: impl FnMut() -> R) -> R {
+    struct Work<F>(F);
+
+    impl<R, F: FnMut() -> R> WithSimd for Work<F> {
+        type Output = R;
+
+        // Called by reference: by value, the compiler puts a function between that is not inlined.
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> R {
+            (self.0)()
+        }
+    }
+
+    Arch::new().dispatch(Work(work))
+}
+
+/// An expression, [vectorized](vectorize). The functions that it calls have to be `#[inline(always)]`, closures too.
+macro_rules! vectorized {
+    ($work:expr) => {
+        $crate::ops::simd::vectorize(
+            #[inline(always)]
+            || $work,
+        )
+    };
+}
+pub(super) use vectorized;
+
 /// As many floats as the widest registers hold; narrower ones take two or four instructions.
 pub(super) const LANES: usize = 16;
 

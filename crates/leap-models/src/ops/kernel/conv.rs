@@ -1,11 +1,10 @@
 //! A convolution of any size, step, padding and dilation: Winograd's where it applies, else by patches.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::ops::backend::Floats;
 use crate::ops::buffer::Buffer;
-use crate::ops::simd::V;
+use crate::ops::simd::{V, vectorized};
 
 use super::geometry::{Geometry, POSITIONS};
 use super::normalize::column_sums;
@@ -95,12 +94,11 @@ impl Conv {
         assert_eq!(x.len(), self.batch * self.image());
         assert_eq!(weight.len(), taps * self.inputs * self.outputs);
         assert_eq!(bias.len(), self.outputs);
-        let arch = Arch::new();
         let mut y = Buffer::take(self.batch * self.result());
         let (input, filters);
         match self.winograd() {
             Some(g) => {
-                filters = arch.dispatch(|| transform_filters(g, weight));
+                filters = vectorized!(transform_filters(g, weight));
                 let (chunk, images) = (g.chunk(), g.chunk() / g.tiles_per_image());
                 let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
                 tiles
@@ -109,9 +107,9 @@ impl Conv {
                     .zip(y.par_chunks_mut(images * self.result()))
                     .for_each(|((tiles, x), y)| {
                         let count = tiles.len() / (POSITIONS * g.inputs);
-                        arch.dispatch(|| transform_tiles(g, x, tiles, count));
+                        vectorized!(transform_tiles(g, x, tiles, count));
                         let products = multiply(g, tiles, &filters);
-                        arch.dispatch(|| store_products(g, self.size, &products, bias, y));
+                        vectorized!(store_products(g, self.size, &products, bias, y));
                     });
                 input = Input::Tiles(g, tiles);
             }
@@ -140,9 +138,9 @@ impl Conv {
 impl SavedConv {
     /// The gradients of the input, if it is wanted, of the filters and of the bias, given that of the result.
     pub fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
-        let (conv, arch) = (self.conv, Arch::new());
+        let conv = self.conv;
         assert_eq!(dy.len(), conv.batch * conv.result());
-        let [bias] = arch.dispatch(|| {
+        let [bias] = vectorized!({
             column_sums(
                 dy.len() / conv.outputs,
                 conv.outputs,
@@ -160,9 +158,9 @@ impl SavedConv {
                     .par_chunks_mut(POSITIONS * chunk * g.outputs)
                     .zip(dy.par_chunks(images * conv.result()))
                     .for_each(|(products, dy)| {
-                        arch.dispatch(|| spread_products(g, conv.size, dy, products));
+                        vectorized!(spread_products(g, conv.size, dy, products));
                     });
-                through_products(arch, g, tiles, &self.filters, &products, x.as_deref_mut())
+                through_products(g, tiles, &self.filters, &products, x.as_deref_mut())
             }
             Input::Images(images) => self.patches_backward(images, dy, x.as_deref_mut()),
         };

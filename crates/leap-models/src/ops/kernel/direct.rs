@@ -1,9 +1,7 @@
 //! The direct convolution of few channels, pooled, and its backward pass.
 
-use pulp::Arch;
-
 use crate::ops::buffer::Buffer;
-use crate::ops::simd::{LANES, V};
+use crate::ops::simd::{LANES, V, vectorized};
 
 use super::geometry::{Geometry, POSITIONS, ROWS_AT_A_TIME};
 use super::pool::{keep_largest, unpool};
@@ -62,16 +60,11 @@ fn seen(which: usize, tap: usize) -> usize {
 }
 
 /// The gradient of the filters, `[outputs, inputs, taps]`, and that of the input, added to `x`.
-pub(super) fn direct_backward(
-    arch: Arch,
-    saved: &Saved,
-    dz: &[f32],
-    x: Option<&mut [f32]>,
-) -> Vec<f32> {
+pub(super) fn direct_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
     let g = saved.geometry;
-    let filters = arch.dispatch(|| direct_filters_back(g, &saved.input, dz, &saved.winners));
+    let filters = vectorized!(direct_filters_back(g, &saved.input, dz, &saved.winners));
     if let Some(x) = x {
-        arch.dispatch(|| direct_input_back(g, &saved.filters, dz, &saved.winners, x));
+        vectorized!(direct_input_back(g, &saved.filters, dz, &saved.winners, x));
     }
     let mut weight = vec![0.0; filters.len()];
     for (i, w) in weight.iter_mut().enumerate() {

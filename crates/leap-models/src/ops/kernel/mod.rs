@@ -23,11 +23,10 @@ mod pool;
 mod saved;
 mod winograd;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::ops::buffer::Buffer;
-use crate::ops::simd::V;
+use crate::ops::simd::{V, vectorized};
 
 use direct::{convolve, direct_backward, reorder_filters};
 use geometry::POSITIONS;
@@ -86,7 +85,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
     for vector in [params.bias, params.gamma, params.beta] {
         assert_eq!(vector.len(), g.outputs);
     }
-    let (chunk, arch) = (g.chunk(), Arch::new());
+    let chunk = g.chunk();
     let mut windows = Buffer::take(g.tiles() * g.outputs);
     let mut winners = vec![0; g.tiles() * g.outputs];
     let images = x.par_chunks(chunk / g.tiles_per_image() * g.image());
@@ -96,7 +95,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 
     let (input, filters);
     if g.winograd() {
-        filters = arch.dispatch(|| transform_filters(g, params.weight));
+        filters = vectorized!(transform_filters(g, params.weight));
         let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
         tiles
             .par_chunks_mut(POSITIONS * chunk * g.inputs)
@@ -104,9 +103,9 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
             .zip(results)
             .for_each(|((tiles, images), (windows, winners))| {
                 let count = winners.len() / g.outputs;
-                arch.dispatch(|| transform_tiles(g, images, tiles, count));
+                vectorized!(transform_tiles(g, images, tiles, count));
                 let products = multiply(g, tiles, &filters);
-                arch.dispatch(|| pool_products(g, &products, params.bias, windows, winners));
+                vectorized!(pool_products(g, &products, params.bias, windows, winners));
             });
         input = tiles;
     } else {
@@ -114,7 +113,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
         images
             .zip(results)
             .for_each(|(images, (windows, winners))| {
-                arch.dispatch(|| convolve(g, images, &filters, params.bias, windows, winners));
+                vectorized!(convolve(g, images, &filters, params.bias, windows, winners));
             });
         let mut copy = Buffer::take(x.len());
         copy.copy_from_slice(x);
@@ -123,7 +122,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 
     let (mean, variance) = match statistics {
         Statistics::Running(mean, variance) => (mean.to_vec(), variance.to_vec()),
-        Statistics::Batch => arch.dispatch(|| moments(&windows, g.outputs)),
+        Statistics::Batch => vectorized!(moments(&windows, g.outputs)),
     };
     let inverse_deviation: Vec<f32> = variance
         .iter()
@@ -133,7 +132,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
     y.par_chunks_mut(chunk * g.outputs)
         .zip(windows.par_chunks_mut(chunk * g.outputs))
         .for_each(|(y, windows)| {
-            arch.dispatch(|| {
+            vectorized!({
                 normalize(
                     windows,
                     y,
@@ -166,9 +165,9 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
     let g = saved.geometry;
     assert_eq!(dy.len(), g.tiles() * g.outputs);
-    let (chunk, arch) = (g.chunk(), Arch::new());
+    let chunk = g.chunk();
 
-    let [dbeta, dgamma] = arch.dispatch(|| {
+    let [dbeta, dgamma] = vectorized!({
         column_sums(
             g.tiles(),
             g.outputs,
@@ -186,9 +185,9 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
         .zip(saved.normalized.par_chunks(chunk * g.outputs))
         .zip(dy.par_chunks(chunk * g.outputs))
         .for_each(|((dz, normalized), dy)| {
-            arch.dispatch(|| saved.through_normalization(normalized, dy, &dgamma, &dbeta, dz));
+            vectorized!(saved.through_normalization(normalized, dy, &dgamma, &dbeta, dz));
         });
-    let [bias] = arch.dispatch(|| {
+    let [bias] = vectorized!({
         column_sums(
             g.tiles(),
             g.outputs,
@@ -199,8 +198,8 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
 
     let mut x = x_wanted.then(|| Buffer::zeroed(g.batch * g.image()));
     let weight = match g.winograd() {
-        true => winograd_backward(arch, saved, &dz, x.as_deref_mut()),
-        false => direct_backward(arch, saved, &dz, x.as_deref_mut()),
+        true => winograd_backward(saved, &dz, x.as_deref_mut()),
+        false => direct_backward(saved, &dz, x.as_deref_mut()),
     };
     Gradients {
         x,

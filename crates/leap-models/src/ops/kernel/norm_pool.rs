@@ -1,14 +1,13 @@
 //! Batch-normalization with ReLU and 2 x 2 max-pooling behind it, both or none, in one pass each way.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::ops::backend::Floats;
 use crate::ops::buffer::Buffer;
-use crate::ops::simd::{LANES, V};
+use crate::ops::simd::{LANES, V, vectorized};
 
 use super::normalize::{column_sums, moments};
-use super::pool::{keep_largest, unpool};
+use super::pool::{keep_largest, pick, unpool};
 
 /// Sizes, and what is done. Images are `[batch, height, width, channels]`.
 #[derive(Clone, Copy, Debug)]
@@ -72,10 +71,9 @@ impl Norm {
     ) -> (Buffer, Vec<f32>, Vec<f32>, SavedNorm) {
         assert_eq!(x.len(), self.batch * self.image());
         assert!(gamma.len() == self.channels && beta.len() == self.channels);
-        let arch = Arch::new();
         let (mean, variance) = match running {
             Some((mean, variance)) => (mean.to_vec(), variance.to_vec()),
-            None => arch.dispatch(|| moments(&x, self.channels)),
+            None => vectorized!(moments(&x, self.channels)),
         };
         let inverse_deviation: Vec<f32> = variance
             .iter()
@@ -106,12 +104,12 @@ impl Norm {
                     .zip(winners.par_chunks_mut(self.result()))
                     .zip(saved.x.par_chunks(self.image()))
                     .for_each(|((y, winners), x)| {
-                        arch.dispatch(|| saved.normalize_and_pool(x, y, winners));
+                        vectorized!(saved.normalize_and_pool(x, y, winners));
                     }),
                 false => y
                     .par_chunks_mut(self.result())
                     .zip(saved.x.par_chunks(self.image()))
-                    .for_each(|(y, x)| arch.dispatch(|| saved.normalize(x, y))),
+                    .for_each(|(y, x)| vectorized!(saved.normalize(x, y))),
             }
         }
         saved.winners = winners;
@@ -159,10 +157,10 @@ impl SavedNorm {
         for (place, (y, winners)) in places.enumerate() {
             let pixels = self.norm.pixels(place);
             for c in (0..width).step_by(LANES) {
-                let four = pixels.map(|at| {
-                    let x = V::load(&x[at..at + width], c);
-                    self.activated(self.normalized(x, c), c)
-                });
+                let mut four = [V::ZERO; 4];
+                for (one, at) in four.iter_mut().zip(pixels) {
+                    *one = self.activated(self.normalized(V::load(&x[at..at + width], c), c), c);
+                }
                 keep_largest(four, &zeros, c, y, winners);
             }
         }
@@ -184,104 +182,116 @@ impl SavedNorm {
     /// The gradients of the input, if it is wanted, of gain and shift, given that of the result. The forward pass must have
     /// normalized by the batch.
     pub fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
-        let (norm, arch) = (self.norm, Arch::new());
-        let width = norm.channels;
+        let norm = self.norm;
         assert_eq!(dy.len(), norm.batch * norm.result());
-        // The gradient behind the normalization, in all pixels.
-        let mut upstream = match norm.pool && (norm.height % 2 == 1 || norm.width % 2 == 1) {
-            true => Buffer::zeroed(self.x.len()), // Some are in no window.
-            false => Buffer::take(self.x.len()),
+        let winners = |image: usize| match norm.pool {
+            true => &self.winners[image * norm.result()..][..norm.result()],
+            false => &[],
         };
-        if norm.result() > 0 {
-            upstream
-                .par_chunks_mut(norm.image())
-                .zip(self.x.par_chunks(norm.image()))
-                .zip(dy.par_chunks(norm.result()))
-                .enumerate()
-                .for_each(|(i, ((upstream, x), dy))| {
-                    arch.dispatch(|| match norm.pool {
-                        true => {
-                            let winners = &self.winners[i * norm.result()..][..norm.result()];
-                            self.unpool(x, dy, winners, upstream);
-                        }
-                        false => self.through_relu(x, dy, upstream),
-                    });
-                });
+        let images = || {
+            let dy = dy.par_chunks(norm.result());
+            self.x.par_chunks(norm.image()).zip(dy).enumerate()
+        };
+        let sums: Vec<[Vec<f32>; 2]> = images()
+            .map(|(i, (x, dy))| vectorized!(self.sums(x, dy, winners(i))))
+            .collect();
+        let mut totals = [(); 2].map(|()| vec![0.0; norm.channels]);
+        for sums in &sums {
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                total.iter_mut().zip(sum).for_each(|(t, s)| *t += s);
+            }
         }
-        let [dbeta, dgamma] = arch.dispatch(|| {
-            column_sums(
-                self.x.len() / width,
-                width,
-                #[inline(always)]
-                |row, c| {
-                    let d = V::load(&upstream[row..row + width], c);
-                    let x = V::load(&self.x[row..row + width], c);
-                    [d, d * self.normalized(x, c)]
-                },
-            )
-        });
+        let [dbeta, dgamma] = totals;
         let x = x_wanted.then(|| {
             let mut dx = Buffer::take(self.x.len());
-            let share = V::splat(width as f32 / self.x.len() as f32);
             dx.par_chunks_mut(norm.image())
-                .zip(self.x.par_chunks(norm.image()))
-                .zip(upstream.par_chunks(norm.image()))
-                .for_each(|((dx, x), upstream)| {
-                    arch.dispatch(|| {
-                        self.through_normalization(x, upstream, &dgamma, &dbeta, share, dx)
-                    });
+                .zip(images())
+                .for_each(|(dx, (i, (x, dy)))| {
+                    vectorized!(self.input_back(x, dy, winners(i), [&dgamma, &dbeta], dx));
                 });
             dx
         });
         (x, dgamma, dbeta)
     }
 
+    /// An image's sums of the gradient behind the normalization, and of that times the normalized values: the gradients of
+    /// shift and gain.
     #[inline(always)]
-    fn unpool(&self, x: &[f32], dy: &[f32], winners: &[u8], upstream: &mut [f32]) {
+    fn sums(&self, x: &[f32], dy: &[f32], winners: &[u8]) -> [Vec<f32>; 2] {
         let width = self.norm.channels;
-        for place in 0..dy.len() / width {
-            let row = place * width..(place + 1) * width;
-            let pixels = self.norm.pixels(place);
-            for c in (0..width).step_by(LANES) {
-                let four = unpool(&dy[row.clone()], &winners[row.clone()], c);
-                for (at, d) in pixels.into_iter().zip(four) {
-                    let d = self.before_relu(d, V::load(&x[at..at + width], c), c);
-                    d.store(&mut upstream[at..at + width], c);
-                }
-            }
-        }
+        column_sums(
+            dy.len() / width,
+            width,
+            #[inline(always)]
+            |row, c| {
+                let d = V::load(&dy[row..row + width], c);
+                let x = match self.norm.pool {
+                    true => {
+                        let pixels = self.norm.pixels(row / width);
+                        let mut four = [V::ZERO; 4];
+                        for (one, at) in four.iter_mut().zip(pixels) {
+                            *one = V::load(&x[at..at + width], c);
+                        }
+                        pick(four, &winners[row..row + width], c)
+                    }
+                    false => V::load(&x[row..row + width], c),
+                };
+                let d = self.before_relu(d, x, c);
+                [d, d * self.normalized(x, c)]
+            },
+        )
     }
 
+    /// The gradient of the pixel at `at`, given that behind the ReLU.
     #[inline(always)]
-    fn through_relu(&self, x: &[f32], dy: &[f32], upstream: &mut [f32]) {
-        let width = self.norm.channels;
-        let rows = x.chunks_exact(width).zip(dy.chunks_exact(width));
-        for ((x, dy), upstream) in rows.zip(upstream.chunks_exact_mut(width)) {
-            for c in (0..width).step_by(LANES) {
-                let d = self.before_relu(V::load(dy, c), V::load(x, c), c);
-                d.store(upstream, c);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn through_normalization(
+    fn pixel_back(
         &self,
         x: &[f32],
-        upstream: &[f32],
-        dgamma: &[f32],
-        dbeta: &[f32],
-        share: V,
+        at: usize,
+        d: V,
+        c: usize,
+        [dgamma, dbeta]: [&[f32]; 2],
         dx: &mut [f32],
     ) {
         let width = self.norm.channels;
-        let rows = x.chunks_exact(width).zip(upstream.chunks_exact(width));
-        for ((x, upstream), dx) in rows.zip(dx.chunks_exact_mut(width)) {
+        let share = V::splat(width as f32 / self.x.len() as f32);
+        let x = V::load(&x[at..at + width], c);
+        let common = (V::load(dbeta, c) + self.normalized(x, c) * V::load(dgamma, c)) * share;
+        let scale = V::load(&self.gamma, c) * V::load(&self.inverse_deviation, c);
+        ((self.before_relu(d, x, c) - common) * scale).store(&mut dx[at..at + width], c);
+    }
+
+    /// An image's gradient.
+    #[inline(always)]
+    fn input_back(&self, x: &[f32], dy: &[f32], winners: &[u8], sums: [&[f32]; 2], dx: &mut [f32]) {
+        let (norm, width) = (self.norm, self.norm.channels);
+        if !norm.pool {
+            for at in (0..dy.len()).step_by(width) {
+                for c in (0..width).step_by(LANES) {
+                    self.pixel_back(x, at, V::load(&dy[at..at + width], c), c, sums, dx);
+                }
+            }
+            return;
+        }
+        for place in 0..dy.len() / width {
+            let row = place * width..(place + 1) * width;
+            let pixels = norm.pixels(place);
             for c in (0..width).step_by(LANES) {
-                let normalized = self.normalized(V::load(x, c), c);
-                let common = (V::load(dbeta, c) + normalized * V::load(dgamma, c)) * share;
-                let scale = V::load(&self.gamma, c) * V::load(&self.inverse_deviation, c);
-                ((V::load(upstream, c) - common) * scale).store(dx, c);
+                let four = unpool(&dy[row.clone()], &winners[row.clone()], c);
+                for (at, d) in pixels.into_iter().zip(four) {
+                    self.pixel_back(x, at, d, c, sums, dx);
+                }
+            }
+        }
+        // An odd row or column is in no window.
+        let [rows, columns] = norm.size();
+        for row in 0..norm.height {
+            let first = if row < 2 * rows { 2 * columns } else { 0 };
+            for column in first..norm.width {
+                let at = (row * norm.width + column) * width;
+                for c in (0..width).step_by(LANES) {
+                    self.pixel_back(x, at, V::ZERO, c, sums, dx);
+                }
             }
         }
     }

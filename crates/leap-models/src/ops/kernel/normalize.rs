@@ -30,29 +30,39 @@ pub(super) fn column_sums<const N: usize>(
     totals
 }
 
-/// Mean and biased variance of each column.
+/// Mean and biased variance of each column. The rows are read once: blocks that fit into the nearest cache have moments of
+/// their own, which are joined (Chan, Golub, LeVeque: "Updating Formulae and a Pairwise Algorithm for Computing Sample
+/// Variances", 1979).
 #[inline(always)]
 pub(super) fn moments(rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
-    let count = rows.len() / width;
-    let share = 1.0 / count as f32;
-    let [mut mean] = column_sums(
-        count,
-        width,
-        #[inline(always)]
-        |row, c| [V::load(&rows[row..row + width], c)],
-    );
-    mean.iter_mut().for_each(|m| *m *= share);
-    let [mut variance] = column_sums(
-        count,
-        width,
-        #[inline(always)]
-        |row, c| {
-            let offset = V::load(&rows[row..row + width], c) - V::load(&mean, c);
-            [offset * offset]
-        },
-    );
-    variance.iter_mut().for_each(|v| *v *= share);
-    (mean, variance)
+    let (mut mean, mut squares) = (vec![0.0; width], vec![0.0; width]);
+    let mut before = 0;
+    for block in rows.chunks(ROWS_AT_A_TIME * width) {
+        let count = block.len() / width;
+        let (share, joined) = (V::splat(1.0 / count as f32), (before + count) as f32);
+        let of_block = V::splat(count as f32 / joined);
+        let of_both = V::splat(before as f32 * count as f32 / joined);
+        for c in (0..width).step_by(LANES) {
+            let mut sum = V::ZERO;
+            for row in block.chunks_exact(width) {
+                sum = sum + V::load(row, c);
+            }
+            let own = sum * share;
+            let mut own_squares = V::ZERO;
+            for row in block.chunks_exact(width) {
+                let offset = V::load(row, c) - own;
+                own_squares = own_squares + offset * offset;
+            }
+            let apart = own - V::load(&mean, c);
+            (V::load(&mean, c) + apart * of_block).store(&mut mean, c);
+            let squares_now = V::load(&squares, c) + own_squares + apart * apart * of_both;
+            squares_now.store(&mut squares, c);
+        }
+        before += count;
+    }
+    let share = 1.0 / before as f32;
+    squares.iter_mut().for_each(|v| *v *= share);
+    (mean, squares)
 }
 
 /// Normalizes `windows` in place; `y` is what the ReLU makes of them, scaled and shifted.

@@ -2,6 +2,7 @@
 
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::{Matrix, gemm};
+use crate::ops::simd::vectorized;
 
 use super::conv::Conv;
 
@@ -76,13 +77,12 @@ impl Conv {
         if self.is_pointwise() {
             return work(0, self.size[0] * self.size[1], image);
         }
-        let arch = pulp::Arch::new();
         let at_a_time = self.rows_at_a_time();
         let mut patches = Buffer::take(at_a_time * self.size[1] * self.seen());
         for first in (0..self.size[0]).step_by(at_a_time) {
             let count = (self.size[0] - first).min(at_a_time) * self.size[1];
             let patches = &mut patches[..count * self.seen()];
-            arch.dispatch(|| self.gather(image, first, patches));
+            vectorized!(self.gather(image, first, patches));
             work(first, count, patches);
         }
     }
@@ -137,7 +137,6 @@ impl Conv {
         if self.is_pointwise() {
             return product(self.size[0] * self.size[1], dy, dimage);
         }
-        let arch = pulp::Arch::new();
         let at_a_time = self.rows_at_a_time();
         let mut patches = Buffer::take(at_a_time * self.size[1] * self.seen());
         for first in (0..self.size[0]).step_by(at_a_time) {
@@ -145,7 +144,7 @@ impl Conv {
             let patches = &mut patches[..count * self.seen()];
             let at = first * self.size[1] * self.outputs;
             product(count, &dy[at..at + count * self.outputs], patches);
-            arch.dispatch(|| self.scatter(patches, first, dimage));
+            vectorized!(self.scatter(patches, first, dimage));
         }
     }
 }

@@ -34,14 +34,36 @@ pub(super) fn keep_largest(
     clippy::expect_used,
     reason = "the slice was asked for with this length"
 )]
+#[inline(always)]
+fn winners_at(winners: &[u8], c: usize) -> [u8; LANES] {
+    match winners.get(c..c + LANES) {
+        Some(whole) => whole.try_into().expect("as many as asked for"),
+        None => std::array::from_fn(|i| winners.get(c + i).copied().unwrap_or(0)),
+    }
+}
+
+/// Of four values the one at the place that was the largest.
+#[inline(always)]
+pub(super) fn pick(four: [V; 4], winners: &[u8], c: usize) -> V {
+    let winner = winners_at(winners, c);
+    let mut picked = four[0];
+    for (which, one) in four.into_iter().enumerate().skip(1) {
+        for i in 0..LANES {
+            picked.0[i] = if winner[i] == which as u8 {
+                one.0[i]
+            } else {
+                picked.0[i]
+            };
+        }
+    }
+    picked
+}
+
 /// The gradient of a window, at the place of the four that was the largest.
 #[inline(always)]
 pub(super) fn unpool(dz: &[f32], winners: &[u8], c: usize) -> [V; 4] {
     let upstream = V::load(dz, c);
-    let winner: [u8; LANES] = match winners.get(c..c + LANES) {
-        Some(whole) => whole.try_into().expect("as many as asked for"),
-        None => std::array::from_fn(|i| winners.get(c + i).copied().unwrap_or(0)),
-    };
+    let winner = winners_at(winners, c);
     let mut four = [V::ZERO; 4];
     for (which, one) in four.iter_mut().enumerate() {
         for i in 0..LANES {

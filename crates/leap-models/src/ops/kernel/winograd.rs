@@ -1,22 +1,16 @@
 //! Winograd's convolution: the transforms of tiles, filters and products, pooled or not, and their adjoints.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::{Matrix, gemm};
-use crate::ops::simd::{LANES, V};
+use crate::ops::simd::{LANES, V, vectorized};
 
 use super::geometry::{Geometry, POSITIONS};
 use super::pool::{keep_largest, unpool};
 use super::saved::Saved;
 
-pub(super) fn winograd_backward(
-    arch: Arch,
-    saved: &Saved,
-    dz: &[f32],
-    x: Option<&mut [f32]>,
-) -> Vec<f32> {
+pub(super) fn winograd_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
     let g = saved.geometry;
     let chunk = g.chunk();
     // The gradient of the products.
@@ -26,9 +20,9 @@ pub(super) fn winograd_backward(
         .zip(dz.par_chunks(chunk * g.outputs))
         .zip(saved.winners.par_chunks(chunk * g.outputs))
         .for_each(|((products, dz), winners)| {
-            arch.dispatch(|| unpool_products(g, dz, winners, products));
+            vectorized!(unpool_products(g, dz, winners, products));
         });
-    through_products(arch, g, &saved.input, &saved.filters, &products, x)
+    through_products(g, &saved.input, &saved.filters, &products, x)
 }
 
 /// The products of a chunk of tiles and the filters, position by position.
@@ -50,7 +44,6 @@ pub(super) fn multiply(g: Geometry, tiles: &[f32], filters: &[f32]) -> Buffer {
 /// The gradient of the filters, given that of the products; that of the images is added to `x`. `tiles` are the transformed
 /// input, in chunks.
 pub(super) fn through_products(
-    arch: Arch,
     g: Geometry,
     tiles: &[f32],
     transformed: &[f32],
@@ -73,7 +66,7 @@ pub(super) fn through_products(
                         Matrix::Columns(position(transformed, k)),
                     );
                 }
-                arch.dispatch(|| transform_tiles_back(g, &tiles, images, count));
+                vectorized!(transform_tiles_back(g, &tiles, images, count));
             });
     }
     let mut filters = Buffer::zeroed(POSITIONS * g.inputs * g.outputs);
@@ -96,7 +89,7 @@ pub(super) fn through_products(
                 );
             }
         });
-    arch.dispatch(|| transform_filters_back(g, &filters))
+    vectorized!(transform_filters_back(g, &filters))
 }
 
 /// Position `k` of a chunk that has them one after the other.
@@ -240,10 +233,12 @@ pub(super) fn spread_products(g: Geometry, size: [usize; 2], images: &[f32], pro
     for tile in 0..count {
         let places = places(g, size, tile);
         for c in (0..g.outputs).step_by(LANES) {
-            let four = places.map(|place| match place {
-                Some(at) => V::load(&images[at..at + g.outputs], c),
-                None => V::ZERO,
-            });
+            let mut four = [V::ZERO; 4];
+            for (one, place) in four.iter_mut().zip(places) {
+                if let Some(at) = place {
+                    *one = V::load(&images[at..at + g.outputs], c);
+                }
+            }
             for (k, m) in outputs_back(four).into_iter().enumerate() {
                 let at = (k * count + tile) * g.outputs;
                 m.store(&mut products[at..at + g.outputs], c);

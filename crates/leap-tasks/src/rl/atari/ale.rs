@@ -117,6 +117,7 @@ impl Games {
         })
     }
 
+    #[expect(clippy::expect_used, reason = "ALE makes arrays without gaps")]
     /// What a copy, or all of them, see in `seen`, with its values in [0, 1], channels first.
     pub(super) fn unpack(&self, seen: &Seen, copy: Option<usize>, out: &mut Vec<f32>) {
         Python::attach(|py| {
