@@ -3,29 +3,35 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
+use aligned_vec::{AVec, ConstAlign};
+
+/// In whole cache lines: the widest vectors are as long as one, and those that lie across two are slow to write and to read
+/// again.
+type Floats = AVec<f32, ConstAlign<64>>;
+
 thread_local! {
     /// What lies idle on this thread. A training step takes the same few sizes again and again.
-    static IDLE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static IDLE: RefCell<Vec<Floats>> = const { RefCell::new(Vec::new()) };
 }
 
 /// More than a step of the models here takes at a time; the rest goes back to the system.
 const MOST_IDLE: usize = 64;
 
 /// Floats of any value, to be overwritten. When dropped, the memory stays with the thread for the next that asks.
-#[derive(Debug, Default)]
-pub(super) struct Buffer(Vec<f32>);
+#[derive(Debug)]
+pub(super) struct Buffer(Floats);
 
 impl Buffer {
     pub fn take(len: usize) -> Self {
         let idle = IDLE.with_borrow_mut(|idle| {
             // The smallest that is large enough, but not one that is far too large.
-            let fits = |v: &Vec<f32>| (len..=2 * len + 1024).contains(&v.capacity());
+            let fits = |v: &Floats| (len..=2 * len + 1024).contains(&v.capacity());
             let best = (0..idle.len())
                 .filter(|i| fits(&idle[*i]))
                 .min_by_key(|i| idle[*i].capacity());
             best.map(|i| idle.swap_remove(i))
         });
-        let mut floats = idle.unwrap_or_default();
+        let mut floats = idle.unwrap_or_else(|| Floats::with_capacity(64, len));
         floats.resize(len, 0.0);
         Self(floats)
     }
@@ -45,7 +51,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let floats = std::mem::take(&mut self.0);
+        let floats = std::mem::replace(&mut self.0, Floats::new(64));
         // The thread may be at its end, without its store.
         let _ = IDLE.try_with(|idle| {
             let mut idle = idle.borrow_mut();

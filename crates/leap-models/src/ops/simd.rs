@@ -36,8 +36,9 @@ pub(super) use vectorized;
 /// As many floats as the widest registers hold; narrower ones take two or four instructions.
 pub(super) const LANES: usize = 16;
 
-/// A vector of floats.
+/// A vector of floats, aligned as the widest registers like it where it lies in memory.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 pub(super) struct V(pub [f32; LANES]);
 
 macro_rules! operator {

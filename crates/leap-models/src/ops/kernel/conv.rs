@@ -188,7 +188,9 @@ impl SavedConv {
             })
             .collect();
         let mut parts = parts.into_iter();
-        let mut sum = parts.next().unwrap_or_default();
+        let mut sum = parts
+            .next()
+            .unwrap_or_else(|| Buffer::zeroed(self.filters.len()));
         for part in parts {
             sum.iter_mut()
                 .zip(&*part)

@@ -96,10 +96,10 @@ fn direct_filters_back(g: Geometry, images: &[f32], dz: &[f32], winners: &[u8]) 
                         }
                     }
                 }
-                for (tap, sum) in sums.into_iter().enumerate() {
+                for tap in 0..9 {
                     let at = (tap * g.inputs + input) * g.outputs;
                     let filter = &mut filters[at..at + g.outputs];
-                    (V::load(filter, c) + sum).store(filter, c);
+                    (V::load(filter, c) + sums[tap]).store(filter, c);
                 }
             }
         }

@@ -158,8 +158,9 @@ impl SavedNorm {
             let pixels = self.norm.pixels(place);
             for c in (0..width).step_by(LANES) {
                 let mut four = [V::ZERO; 4];
-                for (one, at) in four.iter_mut().zip(pixels) {
-                    *one = self.activated(self.normalized(V::load(&x[at..at + width], c), c), c);
+                for i in 0..4 {
+                    let at = pixels[i];
+                    four[i] = self.activated(self.normalized(V::load(&x[at..at + width], c), c), c);
                 }
                 keep_largest(four, &zeros, c, y, winners);
             }
@@ -229,8 +230,8 @@ impl SavedNorm {
                     true => {
                         let pixels = self.norm.pixels(row / width);
                         let mut four = [V::ZERO; 4];
-                        for (one, at) in four.iter_mut().zip(pixels) {
-                            *one = V::load(&x[at..at + width], c);
+                        for i in 0..4 {
+                            four[i] = V::load(&x[pixels[i]..pixels[i] + width], c);
                         }
                         pick(four, &winners[row..row + width], c)
                     }
@@ -278,8 +279,8 @@ impl SavedNorm {
             let pixels = norm.pixels(place);
             for c in (0..width).step_by(LANES) {
                 let four = unpool(&dy[row.clone()], &winners[row.clone()], c);
-                for (at, d) in pixels.into_iter().zip(four) {
-                    self.pixel_back(x, at, d, c, sums, dx);
+                for i in 0..4 {
+                    self.pixel_back(x, pixels[i], four[i], c, sums, dx);
                 }
             }
         }

@@ -22,8 +22,9 @@ pub(super) fn column_sums<const N: usize>(
                     sums[n] = sums[n] + values[n];
                 }
             }
-            for (total, sum) in totals.iter_mut().zip(sums) {
-                (V::load(total, c) + sum).store(total, c);
+            for n in 0..N {
+                let total = &mut totals[n];
+                (V::load(total, c) + sums[n]).store(total, c);
             }
         }
     }

@@ -11,7 +11,8 @@ pub(super) fn keep_largest(
     winners: &mut [u8],
 ) {
     let (mut best, mut winner) = (four[0], [0i32; LANES]);
-    for (which, one) in four.into_iter().enumerate().skip(1) {
+    for which in 1..4 {
+        let one = four[which];
         for i in 0..LANES {
             // What is not a number must not get lost.
             let wins = (one.0[i] > best.0[i]) | one.0[i].is_nan();
@@ -47,7 +48,8 @@ fn winners_at(winners: &[u8], c: usize) -> [u8; LANES] {
 pub(super) fn pick(four: [V; 4], winners: &[u8], c: usize) -> V {
     let winner = winners_at(winners, c);
     let mut picked = four[0];
-    for (which, one) in four.into_iter().enumerate().skip(1) {
+    for which in 1..4 {
+        let one = four[which];
         for i in 0..LANES {
             picked.0[i] = if winner[i] == which as u8 {
                 one.0[i]

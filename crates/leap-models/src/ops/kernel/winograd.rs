@@ -122,9 +122,9 @@ pub(super) fn transform_tiles(g: Geometry, images: &[f32], tiles: &mut [f32], co
                 let [a, b, c, e] = [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]];
                 [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] = [a - c, b + c, c - b, b - e];
             }
-            for (k, d) in d.into_iter().enumerate() {
+            for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.inputs;
-                d.store(&mut tiles[at..at + g.inputs], c);
+                d[k].store(&mut tiles[at..at + g.inputs], c);
             }
         }
     }
@@ -137,9 +137,9 @@ fn transform_tiles_back(g: Geometry, tiles: &[f32], images: &mut [f32], count: u
         let pixels = g.pixels(tile);
         for c in (0..g.inputs).step_by(LANES) {
             let mut d = [V::ZERO; POSITIONS];
-            for (k, d) in d.iter_mut().enumerate() {
+            for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.inputs;
-                *d = V::load(&tiles[at..at + g.inputs], c);
+                d[k] = V::load(&tiles[at..at + g.inputs], c);
             }
             for j in 0..4 {
                 let [p, q, r, s] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
@@ -150,10 +150,10 @@ fn transform_tiles_back(g: Geometry, tiles: &[f32], images: &mut [f32], count: u
                 [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] =
                     [p, q - r + s, q + r - p, V::ZERO - s];
             }
-            for (pixel, d) in pixels.iter().zip(d) {
-                if let Some(at) = *pixel {
+            for k in 0..POSITIONS {
+                if let Some(at) = pixels[k] {
                     let pixel = &mut images[at..at + g.inputs];
-                    (V::load(pixel, c) + d).store(pixel, c);
+                    (V::load(pixel, c) + d[k]).store(pixel, c);
                 }
             }
         }
@@ -180,8 +180,9 @@ fn outputs_back(four: [V; 4]) -> [V; POSITIONS] {
     let (upper, lower) = (along(four[0], four[1]), along(four[2], four[3]));
     let mut m = [V::ZERO; POSITIONS];
     for j in 0..4 {
-        for (i, d) in along(upper[j], lower[j]).into_iter().enumerate() {
-            m[4 * i + j] = d;
+        let column = along(upper[j], lower[j]);
+        for i in 0..4 {
+            m[4 * i + j] = column[i];
         }
     }
     m
@@ -212,14 +213,15 @@ pub(super) fn store_products(
         let places = places(g, size, tile);
         for c in (0..g.outputs).step_by(LANES) {
             let mut m = [V::ZERO; POSITIONS];
-            for (k, m) in m.iter_mut().enumerate() {
+            for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
-                *m = V::load(&products[at..at + g.outputs], c);
+                m[k] = V::load(&products[at..at + g.outputs], c);
             }
             let bias = V::load(bias, c);
-            for (place, output) in places.iter().zip(outputs_of(&m)) {
-                if let Some(at) = *place {
-                    (output + bias).store(&mut images[at..at + g.outputs], c);
+            let four = outputs_of(&m);
+            for i in 0..4 {
+                if let Some(at) = places[i] {
+                    (four[i] + bias).store(&mut images[at..at + g.outputs], c);
                 }
             }
         }
@@ -234,14 +236,15 @@ pub(super) fn spread_products(g: Geometry, size: [usize; 2], images: &[f32], pro
         let places = places(g, size, tile);
         for c in (0..g.outputs).step_by(LANES) {
             let mut four = [V::ZERO; 4];
-            for (one, place) in four.iter_mut().zip(places) {
-                if let Some(at) = place {
-                    *one = V::load(&images[at..at + g.outputs], c);
+            for i in 0..4 {
+                if let Some(at) = places[i] {
+                    four[i] = V::load(&images[at..at + g.outputs], c);
                 }
             }
-            for (k, m) in outputs_back(four).into_iter().enumerate() {
+            let m = outputs_back(four);
+            for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
-                m.store(&mut products[at..at + g.outputs], c);
+                m[k].store(&mut products[at..at + g.outputs], c);
             }
         }
     }
@@ -261,9 +264,9 @@ pub(super) fn pool_products(
         let window = tile * g.outputs..(tile + 1) * g.outputs;
         for c in (0..g.outputs).step_by(LANES) {
             let mut m = [V::ZERO; POSITIONS];
-            for (k, m) in m.iter_mut().enumerate() {
+            for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
-                *m = V::load(&products[at..at + g.outputs], c);
+                m[k] = V::load(&products[at..at + g.outputs], c);
             }
             keep_largest(
                 outputs_of(&m),
@@ -284,9 +287,10 @@ fn unpool_products(g: Geometry, dz: &[f32], winners: &[u8], products: &mut [f32]
         let window = tile * g.outputs..(tile + 1) * g.outputs;
         for c in (0..g.outputs).step_by(LANES) {
             let four = unpool(&dz[window.clone()], &winners[window.clone()], c);
-            for (k, m) in outputs_back(four).into_iter().enumerate() {
+            let m = outputs_back(four);
+            for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
-                m.store(&mut products[at..at + g.outputs], c);
+                m[k].store(&mut products[at..at + g.outputs], c);
             }
         }
     }
@@ -319,9 +323,9 @@ pub(super) fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
             for j in 0..4 {
                 let [p, q, r] = [rows[j], rows[4 + j], rows[8 + j]];
                 let column = [p, (p + q + r) * half, (p - q + r) * half, r];
-                for (i, u) in column.into_iter().enumerate() {
+                for i in 0..4 {
                     let at = ((4 * i + j) * g.inputs + input) * g.outputs;
-                    u.store(&mut filters[at..at + g.outputs], c);
+                    column[i].store(&mut filters[at..at + g.outputs], c);
                 }
             }
         }
