@@ -4,7 +4,7 @@
 #   bash tests/fuzz.sh SECONDS [PARSER...]
 #
 # Each for so many seconds, two side by side. New inputs go to target/fuzz/corpus, one that fails to target/fuzz/crashes.
-# `bash tests/fuzz.sh keep` brings the smallest set of inputs that reaches the same code into tests/corpus.
+# `bash tests/fuzz.sh keep` brings the 60 shortest of a set of inputs that reaches the same code into tests/corpus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:?'usage: bash tests/fuzz.sh SECONDS|keep [PARSER...]'}
@@ -30,9 +30,11 @@ for parser in "${parsers[@]}"; do
   mkdir -p "$new" "$kept" "$target/crashes"
   if [ "$seconds" = keep ]; then
     small=$(mktemp -d)
-    PARSER=$parser "$built" -merge=1 "$small" "$new" "$kept" > "$target/$parser.log" 2>&1
+    PARSER=$parser "$built" -set_cover_merge=1 "$small" "$new" "$kept" > "$target/$parser.log" 2>&1
     rm -r "$kept"
-    mv "$small" "$kept"
+    mkdir "$kept"
+    find "$small" -type f -printf '%s %p\n' | sort -n | head -n 60 | cut -d' ' -f2- | xargs -I{} cp {} "$kept"
+    rm -r "$small"
     continue
   fi
   while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n || true; done
