@@ -31,8 +31,7 @@ for parser in "${parsers[@]}"; do
   if [ "$seconds" = keep ]; then
     small=$(mktemp -d)
     PARSER=$parser "$built" -set_cover_merge=1 "$small" "$new" "$kept" > "$target/$parser.log" 2>&1
-    rm -r "$kept"
-    mkdir "$kept"
+    find "$kept" -type f ! -name 'found-*' -delete # Those found faults once.
     find "$small" -type f -printf '%s %p\n' | sort -n | head -n 60 | cut -d' ' -f2- | xargs -I{} cp {} "$kept"
     rm -r "$small"
     continue
