@@ -16,12 +16,7 @@ use leap_tasks::rl::A2cConfig;
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, virtual_environment};
 
 fn main() {
-    // Cargo adds flags of its own.
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
-    let arg = |i: usize, default: &str| args.get(i).map_or(default.to_string(), String::clone);
+    let arg = leap_tests::arguments();
     let number = |i: usize, default: &str| arg(i, default).parse::<usize>().expect("a number");
     let (copies, threads, seconds) = (number(1, "32"), number(2, "2"), number(3, "10"));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();

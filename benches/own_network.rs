@@ -59,12 +59,7 @@ impl Net {
 }
 
 fn main() {
-    // Cargo adds flags of its own.
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with('-'))
-        .collect();
-    let arg = |i: usize, default: &str| args.get(i).map_or(default.to_string(), String::clone);
+    let arg = leap_tests::arguments();
     let number = |i: usize, default: &str| arg(i, default).parse::<usize>().expect("a number");
     let device = leap_core::device(&arg(0, "flex"))
         .expect("a device of this build")
@@ -100,13 +95,5 @@ fn main() {
             .map(|lane| lane.join().expect("no panic"))
             .sum()
     });
-    // Peak memory in MiB, where the system says it.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:")?.split_whitespace().next());
-    let peak = peak
-        .and_then(|kib| kib.parse::<f64>().ok())
-        .map_or(f64::NAN, |kib| kib / 1024.0);
-    println!("{rate} {peak}");
+    println!("{rate} {}", leap_tests::peak_memory());
 }

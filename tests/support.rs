@@ -355,3 +355,18 @@ impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for GoldenTask<D> {
         Some(self.clone())
     }
 }
+
+/// Arguments of a benchmark by their place, or what they are by default; Cargo adds flags of its own.
+pub fn arguments() -> impl Fn(usize, &str) -> String {
+    let all = std::env::args().skip(1).filter(|a| !a.starts_with('-'));
+    let all = Vec::from_iter(all);
+    move |place, default| all.get(place).map_or(default.to_string(), String::clone)
+}
+
+/// Peak memory of this process in MiB, where the system says it.
+pub fn peak_memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map_or(f64::NAN, |kib| kib / 1024.0)
+}

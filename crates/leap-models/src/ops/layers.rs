@@ -11,6 +11,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata, backend_extension};
 
 use super::backend::{data, images, register, tensor};
+use super::buffer::Buffer;
 use super::kernel::{Conv, Norm, SavedConv, SavedNorm};
 
 /// Layers on a backend whose tensors are in the host's memory. Images are `[batch, height, width, channels]`.
@@ -56,6 +57,44 @@ impl LayersBackend for burn::backend::Flex {}
 #[cfg(feature = "ndarray")]
 impl LayersBackend for burn::backend::NdArray {}
 
+/// What a layer's forward pass keeps for its backward pass.
+trait Saved: std::fmt::Debug + Send + Sync + 'static {
+    /// The gradients of the input, if it is wanted, and of two parameters, given that of the result.
+    fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>);
+}
+
+impl Saved for SavedConv {
+    fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
+        self.backward(dy, x_wanted)
+    }
+}
+
+impl Saved for SavedNorm {
+    fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
+        self.backward(dy, x_wanted)
+    }
+}
+
+#[derive(Debug)]
+struct LayerBackward<S>(Arc<S>);
+
+impl<B: Backend, S: Saved> Backward<B, 3> for LayerBackward<S> {
+    /// Shapes of input and parameters, and where they are.
+    type State = ([Vec<usize>; 3], B::Device);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let ([of_x, of_first, of_second], device) = ops.state;
+        let dy = data::<B>(grads.consume::<B>(&ops.node));
+        let (dx, first, second) = self.0.backward(&dy, ops.parents[0].is_some());
+        let all = [
+            dx.map(|dx| images::<B>(dx, of_x, &device)),
+            Some(tensor::<B>(first, of_first, &device)),
+            Some(tensor::<B>(second, of_second, &device)),
+        ];
+        register!(B, ops.parents, all, grads);
+    }
+}
+
 impl<B: LayersBackend, C: CheckpointStrategy> LayersBackend for Autodiff<B, C> {
     fn conv(
         x: FloatTensor<Self>,
@@ -63,37 +102,14 @@ impl<B: LayersBackend, C: CheckpointStrategy> LayersBackend for Autodiff<B, C> {
         bias: FloatTensor<Self>,
         conv: Conv,
     ) -> FloatTensor<Self> {
-        #[derive(Debug)]
-        struct ConvBackward;
-
-        impl<B: Backend> Backward<B, 3> for ConvBackward {
-            type State = (Arc<SavedConv>, [Vec<usize>; 3], B::Device);
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 3>,
-                grads: &mut Gradients,
-                _: &mut Checkpointer,
-            ) {
-                let (saved, [x, weight, bias], device) = ops.state;
-                let dy = data::<B>(grads.consume::<B>(&ops.node));
-                let (dx, dweight, dbias) = saved.backward(&dy, ops.parents[0].is_some());
-                let all = [
-                    dx.map(|dx| images::<B>(dx, x, &device)),
-                    Some(tensor::<B>(dweight, weight, &device)),
-                    Some(tensor::<B>(dbias, bias, &device)),
-                ];
-                register!(B, ops.parents, all, grads);
-            }
-        }
-
         let nodes = [x.node(), weight.node(), bias.node()];
         let device = x.primitive().device();
         let shapes = [&x, &weight, &bias].map(|t| t.primitive().shape().to_vec());
         let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
         let (y, saved) = convolve::<B>(x, weight, bias, conv);
-        match ConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((Arc::new(saved), shapes, device), y),
+        let layer = LayerBackward(Arc::new(saved));
+        match layer.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((shapes, device), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -104,37 +120,14 @@ impl<B: LayersBackend, C: CheckpointStrategy> LayersBackend for Autodiff<B, C> {
         beta: FloatTensor<Self>,
         norm: Norm,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        #[derive(Debug)]
-        struct NormBackward;
-
-        impl<B: Backend> Backward<B, 3> for NormBackward {
-            type State = (Arc<SavedNorm>, [Vec<usize>; 3], B::Device);
-
-            fn backward(
-                self,
-                ops: Ops<Self::State, 3>,
-                grads: &mut Gradients,
-                _: &mut Checkpointer,
-            ) {
-                let (saved, [x, gamma, beta], device) = ops.state;
-                let dy = data::<B>(grads.consume::<B>(&ops.node));
-                let (dx, dgamma, dbeta) = saved.backward(&dy, ops.parents[0].is_some());
-                let all = [
-                    dx.map(|dx| images::<B>(dx, x, &device)),
-                    Some(tensor::<B>(dgamma, gamma, &device)),
-                    Some(tensor::<B>(dbeta, beta, &device)),
-                ];
-                register!(B, ops.parents, all, grads);
-            }
-        }
-
         let nodes = [x.node(), gamma.node(), beta.node()];
         let device = x.primitive().device();
         let shapes = [&x, &gamma, &beta].map(|t| t.primitive().shape().to_vec());
         let [x, gamma, beta] = [x, gamma, beta].map(|t| t.into_primitive());
         let (y, mean, variance, saved) = normalize::<B>(x, gamma, beta, norm, None);
-        let y = match NormBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((Arc::new(saved), shapes, device), y),
+        let layer = LayerBackward(Arc::new(saved));
+        let y = match layer.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((shapes, device), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         (y, Self::from_inner(mean), Self::from_inner(variance))

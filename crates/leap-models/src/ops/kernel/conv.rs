@@ -6,6 +6,7 @@ use crate::ops::backend::Floats;
 use crate::ops::buffer::Buffer;
 use crate::ops::simd::{V, vectorized};
 
+use super::direct::{reorder_back, reorder_filters};
 use super::geometry::{Geometry, POSITIONS};
 use super::normalize::column_sums;
 use super::winograd::{
@@ -75,12 +76,9 @@ impl Conv {
         self.size[0] * self.size[1] * self.outputs
     }
 
-    fn reorder<'a>(&self, from: &'a [f32]) -> impl Iterator<Item = (usize, &'a f32)> + use<'a> {
-        let (taps, inputs, outputs) = (self.kernel[0] * self.kernel[1], self.inputs, self.outputs);
-        from.iter().enumerate().map(move |(i, w)| {
-            let (output, input, tap) = (i / (taps * inputs), i / taps % inputs, i % taps);
-            ((tap * inputs + input) * outputs + output, w)
-        })
+    /// Taps of a filter, inputs and outputs.
+    fn filters(&self) -> [usize; 3] {
+        [self.kernel[0] * self.kernel[1], self.inputs, self.outputs]
     }
 
     /// The result, `[batch, height, width, outputs]`, and what the backward pass needs.
@@ -90,9 +88,8 @@ impl Conv {
         weight: &[f32],
         bias: &[f32],
     ) -> (Buffer, SavedConv) {
-        let taps = self.kernel[0] * self.kernel[1];
         assert_eq!(x.len(), self.batch * self.image());
-        assert_eq!(weight.len(), taps * self.inputs * self.outputs);
+        assert_eq!(weight.len(), self.filters().iter().product::<usize>());
         assert_eq!(bias.len(), self.outputs);
         let mut y = Buffer::take(self.batch * self.result());
         let (input, filters);
@@ -114,24 +111,19 @@ impl Conv {
                 input = Input::Tiles(g, tiles);
             }
             None => {
-                let mut reordered = Buffer::take(weight.len());
-                self.reorder(weight).for_each(|(to, w)| reordered[to] = *w);
-                filters = reordered;
+                filters = reorder_filters(self.filters(), weight);
                 x.par_chunks(self.image())
                     .zip(y.par_chunks_mut(self.result()))
                     .for_each(|(x, y)| self.convolve_image(x, &filters, bias, y));
                 input = Input::Images(x);
             }
         }
-        let conv = self;
-        (
-            y,
-            SavedConv {
-                conv,
-                input,
-                filters,
-            },
-        )
+        let saved = SavedConv {
+            conv: self,
+            input,
+            filters,
+        };
+        (y, saved)
     }
 }
 
@@ -196,10 +188,6 @@ impl SavedConv {
                 .zip(&*part)
                 .for_each(|(sum, part)| *sum += part);
         }
-        let mut weight = vec![0.0; sum.len()];
-        for ((from, _), w) in conv.reorder(&sum).zip(&mut weight) {
-            *w = sum[from];
-        }
-        weight
+        reorder_back(conv.filters(), &sum)
     }
 }

@@ -7,14 +7,23 @@ use super::geometry::{Geometry, POSITIONS, ROWS_AT_A_TIME};
 use super::pool::{keep_largest, unpool};
 use super::saved::Saved;
 
-/// From `[outputs, inputs, taps]` to `[taps, inputs, outputs]`.
-pub(super) fn reorder_filters(g: Geometry, weight: &[f32]) -> Buffer {
+/// Filters `[outputs, inputs, taps]` as `[taps, inputs, outputs]`.
+pub(super) fn reorder_filters([taps, inputs, outputs]: [usize; 3], weight: &[f32]) -> Buffer {
     let mut filters = Buffer::take(weight.len());
     for (i, w) in weight.iter().enumerate() {
-        let (output, input, tap) = (i / (9 * g.inputs), i / 9 % g.inputs, i % 9);
-        filters[(tap * g.inputs + input) * g.outputs + output] = *w;
+        let (output, input, tap) = (i / (taps * inputs), i / taps % inputs, i % taps);
+        filters[(tap * inputs + input) * outputs + output] = *w;
     }
     filters
+}
+
+/// The reverse.
+pub(super) fn reorder_back([taps, inputs, outputs]: [usize; 3], filters: &[f32]) -> Vec<f32> {
+    let of_filter = |i: usize| {
+        let (output, input, tap) = (i / (taps * inputs), i / taps % inputs, i % taps);
+        filters[(tap * inputs + input) * outputs + output]
+    };
+    (0..filters.len()).map(of_filter).collect()
 }
 
 /// The direct convolution, pooled.
@@ -66,12 +75,7 @@ pub(super) fn direct_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>) 
     if let Some(x) = x {
         vectorized!(direct_input_back(g, &saved.filters, dz, &saved.winners, x));
     }
-    let mut weight = vec![0.0; filters.len()];
-    for (i, w) in weight.iter_mut().enumerate() {
-        let (output, input, tap) = (i / (9 * g.inputs), i / 9 % g.inputs, i % 9);
-        *w = filters[(tap * g.inputs + input) * g.outputs + output];
-    }
-    weight
+    reorder_back([9, g.inputs, g.outputs], &filters)
 }
 
 #[inline(always)]

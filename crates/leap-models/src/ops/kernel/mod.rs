@@ -109,7 +109,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
             });
         input = tiles;
     } else {
-        filters = reorder_filters(g, params.weight);
+        filters = reorder_filters([9, g.inputs, g.outputs], params.weight);
         images
             .zip(results)
             .for_each(|(images, (windows, winners))| {

@@ -31,7 +31,7 @@ pub(in crate::ops) struct SavedNorm {
     inverse_deviation: Vec<f32>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
-    /// Which of a window's four was the largest.
+    /// Which of a window's four was the largest, where there is pooling.
     winners: Vec<u8>,
 }
 
@@ -86,33 +86,23 @@ impl Norm {
             inverse_deviation,
             gamma: gamma.to_vec(),
             beta: beta.to_vec(),
-            winners: vec![
-                0;
-                if self.pool {
-                    self.batch * self.result()
-                } else {
-                    0
-                }
-            ],
+            winners: Vec::new(),
         };
         let mut y = Buffer::take(self.batch * self.result());
-        let mut winners = std::mem::take(&mut saved.winners);
-        if self.result() > 0 {
-            match self.pool {
-                true => y
-                    .par_chunks_mut(self.result())
-                    .zip(winners.par_chunks_mut(self.result()))
-                    .zip(saved.x.par_chunks(self.image()))
-                    .for_each(|((y, winners), x)| {
-                        vectorized!(saved.normalize_and_pool(x, y, winners));
-                    }),
-                false => y
-                    .par_chunks_mut(self.result())
-                    .zip(saved.x.par_chunks(self.image()))
-                    .for_each(|(y, x)| vectorized!(saved.normalize(x, y))),
-            }
+        let images = y
+            .par_chunks_mut(self.result())
+            .zip(saved.x.par_chunks(self.image()));
+        if self.pool {
+            let mut winners = vec![0; self.batch * self.result()];
+            images
+                .zip(winners.par_chunks_mut(self.result()))
+                .for_each(|((y, x), winners)| {
+                    vectorized!(saved.normalize_and_pool(x, y, winners));
+                });
+            saved.winners = winners;
+        } else {
+            images.for_each(|(y, x)| vectorized!(saved.normalize(x, y)));
         }
-        saved.winners = winners;
         (y, mean, variance, saved)
     }
 }
