@@ -1,9 +1,10 @@
-"""The same meta-step in PyTorch: Leap on the Omniglot convnet, all data made beforehand.
+"""The same work in PyTorch, all data made beforehand.
 
-Called by benches/compare.sh. Prints task steps a second over the whole machine, and the peak memory of
-all its processes in MiB.
+`omniglot` is a meta-step of Leap on the Omniglot convnet, `own` plain training of the network of
+benches/own_network.rs. Prints training steps a second over the whole machine, and the peak memory of all its
+processes in MiB. Called by benches/compare.py.
 
-    python benches/pytorch.py THREADS PROCESSES TASK_STEPS
+    python benches/pytorch.py omniglot|own contiguous|channels_last THREADS PROCESSES [SECONDS]
 """
 
 import resource
@@ -13,17 +14,23 @@ import time
 import torch
 from torch import nn
 
+STEPS = 100  # of a task
 
-def model():
+
+def model(name):
     blocks = []
-    for channels in [1, 64, 64, 64]:
-        blocks += [nn.Conv2d(channels, 64, 3, padding=1), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU()]
-    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64, 20))
+    for i in range(4):
+        convolution = nn.Conv2d(64 if i else {"omniglot": 1, "own": 3}[name], 64, 3, padding=1)
+        if name == "omniglot":
+            blocks += [convolution, nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU()]
+        else:
+            blocks += [convolution, nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear({"omniglot": 64, "own": 256}[name], 20))
 
 
-def train_task(init, batches):
+def omniglot(init, batches, memory_format):
     """Trains a copy of `init` with SGD; returns Leap's meta-gradient (length, loss, stabilizer)."""
-    net = model()
+    net = model("omniglot").to(memory_format=memory_format)
     net.load_state_dict(init)
     parameters = list(net.parameters())
     optimizer = torch.optim.SGD(parameters, 0.1)
@@ -48,30 +55,50 @@ def train_task(init, batches):
     return gradient
 
 
-def work(threads, steps, seconds):
-    """Task steps a second of one process, and its peak memory."""
+def own(init, batches, memory_format):
+    """Trains a copy of `init` with SGD."""
+    net = model("own").to(memory_format=memory_format)
+    net.load_state_dict(init)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    criterion = nn.CrossEntropyLoss()
+    for x, y in batches:
+        criterion(net(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def work(name, memory_format, threads, seconds):
+    """Training steps a second of one process, and its peak memory."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    init = model().state_dict()
-    batches = [(torch.rand(20, 1, 28, 28), torch.randint(20, (20,))) for _ in range(steps)]
-    train_task(init, batches[:10])
+    memory_format = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[memory_format]
+    shape = {"omniglot": (20, 1, 28, 28), "own": (20, 3, 32, 32)}[name]
+    train = {"omniglot": omniglot, "own": own}[name]
+    init = model(name).state_dict()
+    batches = [
+        (torch.rand(shape).to(memory_format=memory_format), torch.randint(20, (20,)))
+        for _ in range(STEPS if name == "omniglot" else 20)
+    ]
+    train(init, batches[:10], memory_format)
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        train_task(init, batches)
-        done += steps
+        train(init, batches, memory_format)
+        done += len(batches)
     rate = done / (time.perf_counter() - start)
     return rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main():
-    threads, processes, steps = map(int, sys.argv[1:4])
+    name, memory_format = sys.argv[1:3]
+    threads, processes = map(int, sys.argv[3:5])
+    job = (name, memory_format, threads, float(sys.argv[5]) if len(sys.argv) > 5 else 6.0)
     if processes == 1:
-        print(*work(threads, steps, 6.0))
+        print(*work(*job))
         return
     import torch.multiprocessing as mp
 
     with mp.get_context("spawn").Pool(processes) as pool:
-        results = pool.starmap(work, [(threads, steps, 6.0)] * processes, chunksize=1)
+        results = pool.starmap(work, [job] * processes, chunksize=1)
         print(*map(sum, zip(*results)))
 
 

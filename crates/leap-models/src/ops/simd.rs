@@ -1,15 +1,17 @@
-//! Sixteen floats at a time, in plain code that the compiler turns into vector instructions.
+//! As many floats at a time as the processor's registers hold.
 
-use pulp::{Arch, Simd, WithSimd};
+use std::ops::{Add, Mul, Sub};
 
-/// Does `work` in code that is made for the widest vector instructions that the processor has.
+pub(super) use pulp::Simd;
+
+/// Does `work` in code that is made for the instructions of `simd`.
 ///
 /// Use it by way of [`vectorized`], which has the closure inlined: otherwise it stays code for any processor.
 #[inline(always)]
-pub(super) fn vectorize<R>(work: impl FnMut() -> R) -> R {
+pub(super) fn with_instructions<S: Simd, R>(simd: S, work: impl FnMut() -> R) -> R {
     struct Work<F>(F);
 
-    impl<R, F: FnMut() -> R> WithSimd for Work<F> {
+    impl<R, F: FnMut() -> R> pulp::WithSimd for Work<F> {
         type Output = R;
 
         // Called by reference: by value, the compiler puts a function between that is not inlined.
@@ -19,95 +21,146 @@ pub(super) fn vectorize<R>(work: impl FnMut() -> R) -> R {
         }
     }
 
-    Arch::new().dispatch(Work(work))
+    simd.vectorize(Work(work))
 }
 
-/// An expression, [vectorized](vectorize). The functions that it calls have to be `#[inline(always)]`, closures too.
+/// `vectorized!(|simd| work)`: the expression, compiled for each set of vector instructions, of which the widest that the
+/// processor has is called; `simd` names it. The functions that it calls have to be `#[inline(always)]`, closures too.
 macro_rules! vectorized {
-    ($work:expr) => {
-        $crate::ops::simd::vectorize(
-            #[inline(always)]
-            || $work,
-        )
-    };
-}
-pub(super) use vectorized;
-
-/// As many floats as the widest registers hold; narrower ones take two or four instructions.
-pub(super) const LANES: usize = 16;
-
-/// A vector of floats, aligned as the widest registers like it where it lies in memory.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct V(pub [f32; LANES]);
-
-macro_rules! operator {
-    ($trait:ident, $method:ident, $op:tt) => {
-        impl std::ops::$trait for V {
-            type Output = Self;
-            #[inline(always)]
-            fn $method(mut self, other: Self) -> Self {
-                for i in 0..LANES {
-                    self.0[i] $op other.0[i];
-                }
-                self
+    (|$simd:ident| $work:expr) => {
+        match pulp::Arch::new() {
+            #[cfg(target_arch = "x86_64")]
+            pulp::Arch::V4($simd) => $crate::ops::simd::with_instructions(
+                $simd,
+                #[inline(always)]
+                || $work,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            pulp::Arch::V3($simd) => $crate::ops::simd::with_instructions(
+                $simd,
+                #[inline(always)]
+                || $work,
+            ),
+            #[cfg(target_arch = "aarch64")]
+            pulp::Arch::Neon($simd) => $crate::ops::simd::with_instructions(
+                $simd,
+                #[inline(always)]
+                || $work,
+            ),
+            _ => {
+                let $simd = pulp::Scalar128b;
+                $work
             }
         }
     };
 }
-operator!(Add, add, +=);
-operator!(Sub, sub, -=);
-operator!(Mul, mul, *=);
+pub(super) use vectorized;
 
-impl V {
-    pub const ZERO: Self = Self([0.0; LANES]);
+/// A register of floats. Methods take the instructions along, as `S` is a proof that the processor has them.
+#[derive(Clone, Copy)]
+pub(super) struct V<S: Simd>(S::f32s, S);
+
+impl<S: Simd> Add for V<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(self.1.add_f32s(self.0, other.0), self.1)
+    }
+}
+
+impl<S: Simd> Sub for V<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(self.1.sub_f32s(self.0, other.0), self.1)
+    }
+}
+
+impl<S: Simd> Mul for V<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(self.1.mul_f32s(self.0, other.0), self.1)
+    }
+}
+
+impl<S: Simd> V<S> {
+    /// Floats in a register.
+    pub const LANES: usize = S::F32_LANES;
 
     #[inline(always)]
-    pub fn splat(value: f32) -> Self {
-        Self([value; LANES])
+    pub fn zero(simd: S) -> Self {
+        Self::splat(simd, 0.0)
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "the slice was asked for with this length"
-    )]
+    #[inline(always)]
+    pub fn splat(simd: S, value: f32) -> Self {
+        Self(simd.splat_f32s(value), simd)
+    }
+
     /// The floats of `slice` from `at` on, filled up with zeros behind its end.
     #[inline(always)]
-    pub fn load(slice: &[f32], at: usize) -> Self {
-        match slice.get(at..at + LANES) {
-            Some(whole) => Self(whole.try_into().expect("as many as asked for")),
-            None => Self(std::array::from_fn(|i| {
-                slice.get(at + i).copied().unwrap_or(0.0)
-            })),
-        }
+    pub fn load(simd: S, slice: &[f32], at: usize) -> Self {
+        let values = match slice.get(at..at + Self::LANES) {
+            Some(whole) => bytemuck::pod_read_unaligned(bytemuck::cast_slice(whole)),
+            None => simd.partial_load_f32s(slice.get(at..).unwrap_or_default()),
+        };
+        Self(values, simd)
     }
 
     /// Writes what fits into `slice` from `at` on.
     #[inline(always)]
     pub fn store(self, slice: &mut [f32], at: usize) {
-        match slice.get_mut(at..at + LANES) {
-            Some(whole) => whole.copy_from_slice(&self.0),
-            None => slice[at..]
-                .iter_mut()
-                .zip(self.0)
-                .for_each(|(old, new)| *old = new),
+        match slice.get_mut(at..at + Self::LANES) {
+            Some(whole) => {
+                bytemuck::cast_slice_mut(whole).copy_from_slice(bytemuck::bytes_of(&self.0))
+            }
+            None => self.1.partial_store_f32s(&mut slice[at..], self.0),
         }
     }
 
+    /// `self · factor + more`, in one rounding where there is an instruction for it.
     #[inline(always)]
-    pub fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
-        for i in 0..LANES {
-            self.0[i] = f(self.0[i]);
-        }
-        self
+    pub fn mul_add(self, factor: Self, more: Self) -> Self {
+        Self(self.1.mul_add_e_f32s(self.0, factor.0, more.0), self.1)
+    }
+
+    /// Zero in place of what is below it. What is not a number stays.
+    #[inline(always)]
+    pub fn relu(self) -> Self {
+        let zero = Self::zero(self.1);
+        let below = self.1.less_than_f32s(self.0, zero.0);
+        zero.where_or(below, self)
     }
 
     /// `self` where `a` is above `b`, and zero elsewhere.
     #[inline(always)]
-    pub fn where_above(mut self, a: Self, b: Self) -> Self {
-        for i in 0..LANES {
-            self.0[i] = if a.0[i] > b.0[i] { self.0[i] } else { 0.0 };
-        }
-        self
+    pub fn where_above(self, a: Self, b: Self) -> Self {
+        let above = self.1.greater_than_f32s(a.0, b.0);
+        self.where_or(above, Self::zero(self.1))
+    }
+
+    /// `self` where `a` is `b`, and `other` elsewhere.
+    #[inline(always)]
+    pub fn where_equal(self, a: Self, b: Self, other: Self) -> Self {
+        let equal = self.1.equal_f32s(a.0, b.0);
+        self.where_or(equal, other)
+    }
+
+    /// Where `self` is above `other`, or is not a number.
+    #[inline(always)]
+    pub fn wins_over(self, other: Self) -> S::m32s {
+        let simd = self.1;
+        let is_number = simd.equal_f32s(self.0, self.0);
+        simd.or_m32s(
+            simd.greater_than_f32s(self.0, other.0),
+            simd.not_m32s(is_number),
+        )
+    }
+
+    /// `self` where the mask is set, and `other` elsewhere.
+    #[inline(always)]
+    pub fn where_or(self, mask: S::m32s, other: Self) -> Self {
+        Self(self.1.select_f32s(mask, self.0, other.0), self.1)
     }
 }

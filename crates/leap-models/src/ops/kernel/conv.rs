@@ -95,7 +95,7 @@ impl Conv {
         let (input, filters);
         match self.winograd() {
             Some(g) => {
-                filters = vectorized!(transform_filters(g, weight));
+                filters = vectorized!(|simd| transform_filters(simd, g, weight));
                 let (chunk, images) = (g.chunk(), g.chunk() / g.tiles_per_image());
                 let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
                 tiles
@@ -104,9 +104,9 @@ impl Conv {
                     .zip(y.par_chunks_mut(images * self.result()))
                     .for_each(|((tiles, x), y)| {
                         let count = tiles.len() / (POSITIONS * g.inputs);
-                        vectorized!(transform_tiles(g, x, tiles, count));
+                        vectorized!(|simd| transform_tiles(simd, g, x, tiles, count));
                         let products = multiply(g, tiles, &filters);
-                        vectorized!(store_products(g, self.size, &products, bias, y));
+                        vectorized!(|simd| store_products(simd, g, self.size, &products, bias, y));
                     });
                 input = Input::Tiles(g, tiles);
             }
@@ -132,12 +132,13 @@ impl SavedConv {
     pub fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
         let conv = self.conv;
         assert_eq!(dy.len(), conv.batch * conv.result());
-        let [bias] = vectorized!({
+        let [bias] = vectorized!(|simd| {
             column_sums(
+                simd,
                 dy.len() / conv.outputs,
                 conv.outputs,
                 #[inline(always)]
-                |row, c| [V::load(&dy[row..row + conv.outputs], c)],
+                |row, c| [V::load(simd, &dy[row..row + conv.outputs], c)],
             )
         });
         let mut x = x_wanted.then(|| Buffer::zeroed(conv.batch * conv.image()));
@@ -150,7 +151,7 @@ impl SavedConv {
                     .par_chunks_mut(POSITIONS * chunk * g.outputs)
                     .zip(dy.par_chunks(images * conv.result()))
                     .for_each(|(products, dy)| {
-                        vectorized!(spread_products(g, conv.size, dy, products));
+                        vectorized!(|simd| spread_products(simd, g, conv.size, dy, products));
                     });
                 through_products(g, tiles, &self.filters, &products, x.as_deref_mut())
             }

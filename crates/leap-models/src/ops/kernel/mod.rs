@@ -87,7 +87,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
     }
     let chunk = g.chunk();
     let mut windows = Buffer::take(g.tiles() * g.outputs);
-    let mut winners = vec![0; g.tiles() * g.outputs];
+    let mut winners = Buffer::take(g.tiles() * g.outputs);
     let images = x.par_chunks(chunk / g.tiles_per_image() * g.image());
     let results = windows
         .par_chunks_mut(chunk * g.outputs)
@@ -95,7 +95,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 
     let (input, filters);
     if g.winograd() {
-        filters = vectorized!(transform_filters(g, params.weight));
+        filters = vectorized!(|simd| transform_filters(simd, g, params.weight));
         let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
         tiles
             .par_chunks_mut(POSITIONS * chunk * g.inputs)
@@ -103,9 +103,16 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
             .zip(results)
             .for_each(|((tiles, images), (windows, winners))| {
                 let count = winners.len() / g.outputs;
-                vectorized!(transform_tiles(g, images, tiles, count));
+                vectorized!(|simd| transform_tiles(simd, g, images, tiles, count));
                 let products = multiply(g, tiles, &filters);
-                vectorized!(pool_products(g, &products, params.bias, windows, winners));
+                vectorized!(|simd| pool_products(
+                    simd,
+                    g,
+                    &products,
+                    params.bias,
+                    windows,
+                    winners
+                ));
             });
         input = tiles;
     } else {
@@ -113,7 +120,15 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
         images
             .zip(results)
             .for_each(|(images, (windows, winners))| {
-                vectorized!(convolve(g, images, &filters, params.bias, windows, winners));
+                vectorized!(|simd| convolve(
+                    simd,
+                    g,
+                    images,
+                    &filters,
+                    params.bias,
+                    windows,
+                    winners
+                ));
             });
         let mut copy = Buffer::take(x.len());
         copy.copy_from_slice(x);
@@ -122,7 +137,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 
     let (mean, variance) = match statistics {
         Statistics::Running(mean, variance) => (mean.to_vec(), variance.to_vec()),
-        Statistics::Batch => vectorized!(moments(&windows, g.outputs)),
+        Statistics::Batch => vectorized!(|simd| moments(simd, &windows, g.outputs)),
     };
     let inverse_deviation: Vec<f32> = variance
         .iter()
@@ -132,8 +147,9 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
     y.par_chunks_mut(chunk * g.outputs)
         .zip(windows.par_chunks_mut(chunk * g.outputs))
         .for_each(|(y, windows)| {
-            vectorized!({
+            vectorized!(|simd| {
                 normalize(
+                    simd,
                     windows,
                     y,
                     &mean,
@@ -167,15 +183,20 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
     assert_eq!(dy.len(), g.tiles() * g.outputs);
     let chunk = g.chunk();
 
-    let [dbeta, dgamma] = vectorized!({
+    let [dbeta, dgamma] = vectorized!(|simd| {
         column_sums(
+            simd,
             g.tiles(),
             g.outputs,
             #[inline(always)]
             |row, c| {
-                let normalized = V::load(&saved.normalized[row..row + g.outputs], c);
-                let upstream =
-                    saved.through_relu(normalized, V::load(&dy[row..row + g.outputs], c), c);
+                let normalized = V::load(simd, &saved.normalized[row..row + g.outputs], c);
+                let upstream = saved.through_relu(
+                    simd,
+                    normalized,
+                    V::load(simd, &dy[row..row + g.outputs], c),
+                    c,
+                );
                 [upstream, upstream * normalized]
             },
         )
@@ -185,14 +206,17 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
         .zip(saved.normalized.par_chunks(chunk * g.outputs))
         .zip(dy.par_chunks(chunk * g.outputs))
         .for_each(|((dz, normalized), dy)| {
-            vectorized!(saved.through_normalization(normalized, dy, &dgamma, &dbeta, dz));
+            vectorized!(
+                |simd| saved.through_normalization(simd, normalized, dy, &dgamma, &dbeta, dz)
+            );
         });
-    let [bias] = vectorized!({
+    let [bias] = vectorized!(|simd| {
         column_sums(
+            simd,
             g.tiles(),
             g.outputs,
             #[inline(always)]
-            |row, c| [V::load(&dz[row..row + g.outputs], c)],
+            |row, c| [V::load(simd, &dz[row..row + g.outputs], c)],
         )
     });
 

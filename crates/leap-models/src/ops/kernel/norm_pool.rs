@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::ops::backend::Floats;
 use crate::ops::buffer::Buffer;
-use crate::ops::simd::{LANES, V, vectorized};
+use crate::ops::simd::{Simd, V, vectorized};
 
 use super::normalize::{column_sums, moments};
-use super::pool::{keep_largest, pick, unpool};
+use super::pool::{largest, pick, unpool};
 
 /// Sizes, and what is done. Images are `[batch, height, width, channels]`.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +31,6 @@ pub(in crate::ops) struct SavedNorm {
     inverse_deviation: Vec<f32>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
-    /// Which of a window's four was the largest, where there is pooling.
-    winners: Vec<u8>,
 }
 
 impl Norm {
@@ -73,35 +71,29 @@ impl Norm {
         assert!(gamma.len() == self.channels && beta.len() == self.channels);
         let (mean, variance) = match running {
             Some((mean, variance)) => (mean.to_vec(), variance.to_vec()),
-            None => vectorized!(moments(&x, self.channels)),
+            None => vectorized!(|simd| moments(simd, &x, self.channels)),
         };
         let inverse_deviation: Vec<f32> = variance
             .iter()
             .map(|v| (v + self.epsilon).sqrt().recip())
             .collect();
-        let mut saved = SavedNorm {
+        let saved = SavedNorm {
             norm: self,
             x,
             mean: mean.clone(),
             inverse_deviation,
             gamma: gamma.to_vec(),
             beta: beta.to_vec(),
-            winners: Vec::new(),
         };
         let mut y = Buffer::take(self.batch * self.result());
         let images = y
             .par_chunks_mut(self.result())
             .zip(saved.x.par_chunks(self.image()));
-        if self.pool {
-            let mut winners = vec![0; self.batch * self.result()];
-            images
-                .zip(winners.par_chunks_mut(self.result()))
-                .for_each(|((y, x), winners)| {
-                    vectorized!(saved.normalize_and_pool(x, y, winners));
-                });
-            saved.winners = winners;
-        } else {
-            images.for_each(|(y, x)| vectorized!(saved.normalize(x, y)));
+        match self.pool {
+            true => images.for_each(|(y, x)| {
+                vectorized!(|simd| saved.normalize_and_pool(simd, x, y));
+            }),
+            false => images.for_each(|(y, x)| vectorized!(|simd| saved.normalize(simd, x, y))),
         }
         (y, mean, variance, saved)
     }
@@ -109,63 +101,71 @@ impl Norm {
 
 impl SavedNorm {
     #[inline(always)]
-    fn normalized(&self, x: V, c: usize) -> V {
-        (x - V::load(&self.mean, c)) * V::load(&self.inverse_deviation, c)
+    fn normalized<S: Simd>(&self, simd: S, x: V<S>, c: usize) -> V<S> {
+        (x - V::load(simd, &self.mean, c)) * V::load(simd, &self.inverse_deviation, c)
     }
 
-    /// Scaled and shifted, with the ReLU if there is one. As `max`, but it keeps what is not a number.
     #[inline(always)]
-    fn activated(&self, normalized: V, c: usize) -> V {
-        let scaled = normalized * V::load(&self.gamma, c) + V::load(&self.beta, c);
+    fn scaled<S: Simd>(&self, simd: S, x: V<S>, c: usize) -> V<S> {
+        let normalized = self.normalized(simd, x, c);
+        normalized * V::load(simd, &self.gamma, c) + V::load(simd, &self.beta, c)
+    }
+
+    /// Scaled and shifted, with the ReLU if there is one.
+    #[inline(always)]
+    fn activated<S: Simd>(&self, simd: S, x: V<S>, c: usize) -> V<S> {
+        let scaled = self.scaled(simd, x, c);
         match self.norm.relu {
-            true => scaled.map(
-                #[inline(always)]
-                |v| if v < 0.0 { 0.0 } else { v },
-            ),
+            true => scaled.relu(),
             false => scaled,
         }
     }
 
     #[inline(always)]
-    fn normalize(&self, x: &[f32], y: &mut [f32]) {
+    fn normalize<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
         let width = self.norm.channels;
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-            for c in (0..width).step_by(LANES) {
-                let normalized = self.normalized(V::load(x, c), c);
-                self.activated(normalized, c).store(y, c);
+            for c in (0..width).step_by(V::<S>::LANES) {
+                self.activated(simd, V::load(simd, x, c), c).store(y, c);
             }
         }
     }
 
+    /// The four of a window, and what is kept of them with which it was. Cheaper done again than kept from the forward pass.
     #[inline(always)]
-    fn normalize_and_pool(&self, x: &[f32], y: &mut [f32], winners: &mut [u8]) {
+    fn window<S: Simd>(
+        &self,
+        simd: S,
+        x: &[f32],
+        pixels: [usize; 4],
+        c: usize,
+    ) -> ([V<S>; 4], [V<S>; 2]) {
+        let mut four = [V::zero(simd); 4];
+        let mut activated = four;
+        for i in 0..4 {
+            four[i] = V::load(simd, &x[pixels[i]..pixels[i] + self.norm.channels], c);
+            activated[i] = self.activated(simd, four[i], c);
+        }
+        (four, largest(simd, activated))
+    }
+
+    #[inline(always)]
+    fn normalize_and_pool<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
         let width = self.norm.channels;
-        let zeros = vec![0.0; width];
-        let places = y
-            .chunks_exact_mut(width)
-            .zip(winners.chunks_exact_mut(width));
-        for (place, (y, winners)) in places.enumerate() {
+        for (place, y) in y.chunks_exact_mut(width).enumerate() {
             let pixels = self.norm.pixels(place);
-            for c in (0..width).step_by(LANES) {
-                let mut four = [V::ZERO; 4];
-                for i in 0..4 {
-                    let at = pixels[i];
-                    four[i] = self.activated(self.normalized(V::load(&x[at..at + width], c), c), c);
-                }
-                keep_largest(four, &zeros, c, y, winners);
+            for c in (0..width).step_by(V::<S>::LANES) {
+                let (_, [best, _]) = self.window(simd, x, pixels, c);
+                best.store(y, c);
             }
         }
     }
 
     /// The gradient before the ReLU, if there is one.
     #[inline(always)]
-    fn before_relu(&self, d: V, x: V, c: usize) -> V {
+    fn before_relu<S: Simd>(&self, simd: S, d: V<S>, x: V<S>, c: usize) -> V<S> {
         match self.norm.relu {
-            true => {
-                let scaled =
-                    self.normalized(x, c) * V::load(&self.gamma, c) + V::load(&self.beta, c);
-                d.where_above(scaled, V::ZERO)
-            }
+            true => d.where_above(self.scaled(simd, x, c), V::zero(simd)),
             false => d,
         }
     }
@@ -175,16 +175,12 @@ impl SavedNorm {
     pub fn backward(&self, dy: &[f32], x_wanted: bool) -> (Option<Buffer>, Vec<f32>, Vec<f32>) {
         let norm = self.norm;
         assert_eq!(dy.len(), norm.batch * norm.result());
-        let winners = |image: usize| match norm.pool {
-            true => &self.winners[image * norm.result()..][..norm.result()],
-            false => &[],
-        };
         let images = || {
             let dy = dy.par_chunks(norm.result());
-            self.x.par_chunks(norm.image()).zip(dy).enumerate()
+            self.x.par_chunks(norm.image()).zip(dy)
         };
         let sums: Vec<[Vec<f32>; 2]> = images()
-            .map(|(i, (x, dy))| vectorized!(self.sums(x, dy, winners(i))))
+            .map(|(x, dy)| vectorized!(|simd| self.sums(simd, x, dy)))
             .collect();
         let mut totals = [(); 2].map(|()| vec![0.0; norm.channels]);
         for sums in &sums {
@@ -197,8 +193,8 @@ impl SavedNorm {
             let mut dx = Buffer::take(self.x.len());
             dx.par_chunks_mut(norm.image())
                 .zip(images())
-                .for_each(|(dx, (i, (x, dy)))| {
-                    vectorized!(self.input_back(x, dy, winners(i), [&dgamma, &dbeta], dx));
+                .for_each(|(dx, (x, dy))| {
+                    vectorized!(|simd| self.input_back(simd, x, dy, [&dgamma, &dbeta], dx));
                 });
             dx
         });
@@ -208,69 +204,78 @@ impl SavedNorm {
     /// An image's sums of the gradient behind the normalization, and of that times the normalized values: the gradients of
     /// shift and gain.
     #[inline(always)]
-    fn sums(&self, x: &[f32], dy: &[f32], winners: &[u8]) -> [Vec<f32>; 2] {
+    fn sums<S: Simd>(&self, simd: S, x: &[f32], dy: &[f32]) -> [Vec<f32>; 2] {
         let width = self.norm.channels;
         column_sums(
+            simd,
             dy.len() / width,
             width,
             #[inline(always)]
             |row, c| {
-                let d = V::load(&dy[row..row + width], c);
+                let d = V::load(simd, &dy[row..row + width], c);
                 let x = match self.norm.pool {
                     true => {
                         let pixels = self.norm.pixels(row / width);
-                        let mut four = [V::ZERO; 4];
-                        for i in 0..4 {
-                            four[i] = V::load(&x[pixels[i]..pixels[i] + width], c);
-                        }
-                        pick(four, &winners[row..row + width], c)
+                        let (four, [_, winner]) = self.window(simd, x, pixels, c);
+                        pick(simd, four, winner)
                     }
-                    false => V::load(&x[row..row + width], c),
+                    false => V::load(simd, &x[row..row + width], c),
                 };
-                let d = self.before_relu(d, x, c);
-                [d, d * self.normalized(x, c)]
+                let d = self.before_relu(simd, d, x, c);
+                [d, d * self.normalized(simd, x, c)]
             },
         )
     }
 
-    /// The gradient of the pixel at `at`, given that behind the ReLU.
+    /// The gradient of a pixel, given that behind the ReLU.
     #[inline(always)]
-    fn pixel_back(
+    fn pixel_back<S: Simd>(
         &self,
-        x: &[f32],
-        at: usize,
-        d: V,
+        simd: S,
+        x: V<S>,
+        d: V<S>,
         c: usize,
         [dgamma, dbeta]: [&[f32]; 2],
-        dx: &mut [f32],
-    ) {
+    ) -> V<S> {
         let width = self.norm.channels;
-        let share = V::splat(width as f32 / self.x.len() as f32);
-        let x = V::load(&x[at..at + width], c);
-        let common = (V::load(dbeta, c) + self.normalized(x, c) * V::load(dgamma, c)) * share;
-        let scale = V::load(&self.gamma, c) * V::load(&self.inverse_deviation, c);
-        ((self.before_relu(d, x, c) - common) * scale).store(&mut dx[at..at + width], c);
+        let share = V::splat(simd, width as f32 / self.x.len() as f32);
+        let of_gain = self.normalized(simd, x, c) * V::load(simd, dgamma, c);
+        let common = (V::load(simd, dbeta, c) + of_gain) * share;
+        let scale = V::load(simd, &self.gamma, c) * V::load(simd, &self.inverse_deviation, c);
+        (self.before_relu(simd, d, x, c) - common) * scale
     }
 
     /// An image's gradient.
     #[inline(always)]
-    fn input_back(&self, x: &[f32], dy: &[f32], winners: &[u8], sums: [&[f32]; 2], dx: &mut [f32]) {
+    fn input_back<S: Simd>(
+        &self,
+        simd: S,
+        x: &[f32],
+        dy: &[f32],
+        sums: [&[f32]; 2],
+        dx: &mut [f32],
+    ) {
         let (norm, width) = (self.norm, self.norm.channels);
         if !norm.pool {
             for at in (0..dy.len()).step_by(width) {
-                for c in (0..width).step_by(LANES) {
-                    self.pixel_back(x, at, V::load(&dy[at..at + width], c), c, sums, dx);
+                let pixel = at..at + width;
+                for c in (0..width).step_by(V::<S>::LANES) {
+                    let x = V::load(simd, &x[pixel.clone()], c);
+                    let d = V::load(simd, &dy[pixel.clone()], c);
+                    let back = self.pixel_back(simd, x, d, c, sums);
+                    back.store(&mut dx[pixel.clone()], c);
                 }
             }
             return;
         }
-        for place in 0..dy.len() / width {
-            let row = place * width..(place + 1) * width;
+        for (place, dy) in dy.chunks_exact(width).enumerate() {
             let pixels = norm.pixels(place);
-            for c in (0..width).step_by(LANES) {
-                let four = unpool(&dy[row.clone()], &winners[row.clone()], c);
+            for c in (0..width).step_by(V::<S>::LANES) {
+                let (four, [_, winner]) = self.window(simd, x, pixels, c);
+                let upstream = unpool(simd, V::load(simd, dy, c), winner);
                 for i in 0..4 {
-                    self.pixel_back(x, pixels[i], four[i], c, sums, dx);
+                    let back = self.pixel_back(simd, four[i], upstream[i], c, sums);
+                    back.store(&mut dx[pixels[i]..pixels[i] + width], c);
                 }
             }
         }
@@ -280,8 +285,10 @@ impl SavedNorm {
             let first = if row < 2 * rows { 2 * columns } else { 0 };
             for column in first..norm.width {
                 let at = (row * norm.width + column) * width;
-                for c in (0..width).step_by(LANES) {
-                    self.pixel_back(x, at, V::ZERO, c, sums, dx);
+                for c in (0..width).step_by(V::<S>::LANES) {
+                    let x = V::load(simd, &x[at..at + width], c);
+                    let back = self.pixel_back(simd, x, V::zero(simd), c, sums);
+                    back.store(&mut dx[at..at + width], c);
                 }
             }
         }

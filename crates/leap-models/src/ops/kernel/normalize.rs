@@ -1,21 +1,22 @@
 //! Normalization with the ReLU behind it, and the way of a gradient back through both.
 
-use crate::ops::simd::{LANES, V};
+use crate::ops::simd::{Simd, V};
 
 use super::geometry::ROWS_AT_A_TIME;
 use super::saved::Saved;
 
 /// The sum over rows of what `row` gives, for each column; `row` gets where the row starts, and a column.
 #[inline(always)]
-pub(super) fn column_sums<const N: usize>(
+pub(super) fn column_sums<S: Simd, const N: usize>(
+    simd: S,
     rows: usize,
     width: usize,
-    row: impl Fn(usize, usize) -> [V; N],
+    row: impl Fn(usize, usize) -> [V<S>; N],
 ) -> [Vec<f32>; N] {
     let mut totals = [(); N].map(|()| vec![0.0; width]);
     for first in (0..rows).step_by(ROWS_AT_A_TIME) {
-        for c in (0..width).step_by(LANES) {
-            let mut sums = [V::ZERO; N];
+        for c in (0..width).step_by(V::<S>::LANES) {
+            let mut sums = [V::zero(simd); N];
             for i in first..rows.min(first + ROWS_AT_A_TIME) {
                 let values = row(i * width, c);
                 for n in 0..N {
@@ -24,7 +25,7 @@ pub(super) fn column_sums<const N: usize>(
             }
             for n in 0..N {
                 let total = &mut totals[n];
-                (V::load(total, c) + sums[n]).store(total, c);
+                (V::load(simd, total, c) + sums[n]).store(total, c);
             }
         }
     }
@@ -35,28 +36,28 @@ pub(super) fn column_sums<const N: usize>(
 /// their own, which are joined (Chan, Golub, LeVeque: "Updating Formulae and a Pairwise Algorithm for Computing Sample
 /// Variances", 1979).
 #[inline(always)]
-pub(super) fn moments(rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn moments<S: Simd>(simd: S, rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
     let (mut mean, mut squares) = (vec![0.0; width], vec![0.0; width]);
     let mut before = 0;
     for block in rows.chunks(ROWS_AT_A_TIME * width) {
         let count = block.len() / width;
-        let (share, joined) = (V::splat(1.0 / count as f32), (before + count) as f32);
-        let of_block = V::splat(count as f32 / joined);
-        let of_both = V::splat(before as f32 * count as f32 / joined);
-        for c in (0..width).step_by(LANES) {
-            let mut sum = V::ZERO;
+        let (share, joined) = (V::splat(simd, 1.0 / count as f32), (before + count) as f32);
+        let of_block = V::splat(simd, count as f32 / joined);
+        let of_both = V::splat(simd, before as f32 * count as f32 / joined);
+        for c in (0..width).step_by(V::<S>::LANES) {
+            let mut sum = V::zero(simd);
             for row in block.chunks_exact(width) {
-                sum = sum + V::load(row, c);
+                sum = sum + V::load(simd, row, c);
             }
             let own = sum * share;
-            let mut own_squares = V::ZERO;
+            let mut own_squares = V::zero(simd);
             for row in block.chunks_exact(width) {
-                let offset = V::load(row, c) - own;
+                let offset = V::load(simd, row, c) - own;
                 own_squares = own_squares + offset * offset;
             }
-            let apart = own - V::load(&mean, c);
-            (V::load(&mean, c) + apart * of_block).store(&mut mean, c);
-            let squares_now = V::load(&squares, c) + own_squares + apart * apart * of_both;
+            let apart = own - V::load(simd, &mean, c);
+            (V::load(simd, &mean, c) + apart * of_block).store(&mut mean, c);
+            let squares_now = V::load(simd, &squares, c) + own_squares + apart * apart * of_both;
             squares_now.store(&mut squares, c);
         }
         before += count;
@@ -68,7 +69,8 @@ pub(super) fn moments(rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// Normalizes `windows` in place; `y` is what the ReLU makes of them, scaled and shifted.
 #[inline(always)]
-pub(super) fn normalize(
+pub(super) fn normalize<S: Simd>(
+    simd: S,
     windows: &mut [f32],
     y: &mut [f32],
     mean: &[f32],
@@ -81,18 +83,12 @@ pub(super) fn normalize(
         .chunks_exact_mut(width)
         .zip(y.chunks_exact_mut(width))
     {
-        for c in (0..width).step_by(LANES) {
-            let normalized =
-                (V::load(window, c) - V::load(mean, c)) * V::load(inverse_deviation, c);
+        for c in (0..width).step_by(V::<S>::LANES) {
+            let normalized = (V::load(simd, window, c) - V::load(simd, mean, c))
+                * V::load(simd, inverse_deviation, c);
             normalized.store(window, c);
-            let scaled = normalized * V::load(gamma, c) + V::load(beta, c);
-            // As `max`, but it keeps what is not a number.
-            scaled
-                .map(
-                    #[inline(always)]
-                    |v| if v < 0.0 { 0.0 } else { v },
-                )
-                .store(y, c);
+            let scaled = normalized * V::load(simd, gamma, c) + V::load(simd, beta, c);
+            scaled.relu().store(y, c);
         }
     }
 }
@@ -100,15 +96,22 @@ pub(super) fn normalize(
 impl Saved {
     /// The gradient behind the ReLU.
     #[inline(always)]
-    pub(super) fn through_relu(&self, normalized: V, dy: V, c: usize) -> V {
-        let y = normalized * V::load(&self.gamma, c) + V::load(&self.beta, c);
-        dy.where_above(y, V::ZERO)
+    pub(super) fn through_relu<S: Simd>(
+        &self,
+        simd: S,
+        normalized: V<S>,
+        dy: V<S>,
+        c: usize,
+    ) -> V<S> {
+        let y = normalized * V::load(simd, &self.gamma, c) + V::load(simd, &self.beta, c);
+        dy.where_above(y, V::zero(simd))
     }
 
     /// The gradient of the pooled convolution.
     #[inline(always)]
-    pub(super) fn through_normalization(
+    pub(super) fn through_normalization<S: Simd>(
         &self,
+        simd: S,
         normalized: &[f32],
         dy: &[f32],
         dgamma: &[f32],
@@ -116,14 +119,15 @@ impl Saved {
         dz: &mut [f32],
     ) {
         let width = self.geometry.outputs;
-        let share = V::splat(1.0 / self.geometry.tiles() as f32);
+        let share = V::splat(simd, 1.0 / self.geometry.tiles() as f32);
         let rows = normalized.chunks_exact(width).zip(dy.chunks_exact(width));
         for ((normalized, dy), dz) in rows.zip(dz.chunks_exact_mut(width)) {
-            for c in (0..width).step_by(LANES) {
-                let at = V::load(normalized, c);
-                let upstream = self.through_relu(at, V::load(dy, c), c);
-                let common = (V::load(dbeta, c) + at * V::load(dgamma, c)) * share;
-                let scale = V::load(&self.gamma, c) * V::load(&self.inverse_deviation, c);
+            for c in (0..width).step_by(V::<S>::LANES) {
+                let at = V::load(simd, normalized, c);
+                let upstream = self.through_relu(simd, at, V::load(simd, dy, c), c);
+                let common = (V::load(simd, dbeta, c) + at * V::load(simd, dgamma, c)) * share;
+                let scale =
+                    V::load(simd, &self.gamma, c) * V::load(simd, &self.inverse_deviation, c);
                 ((upstream - common) * scale).store(dz, c);
             }
         }

@@ -82,7 +82,7 @@ impl Conv {
         for first in (0..self.size[0]).step_by(at_a_time) {
             let count = (self.size[0] - first).min(at_a_time) * self.size[1];
             let patches = &mut patches[..count * self.seen()];
-            vectorized!(self.gather(image, first, patches));
+            vectorized!(|_simd| self.gather(image, first, patches));
             work(first, count, patches);
         }
     }
@@ -144,7 +144,7 @@ impl Conv {
             let patches = &mut patches[..count * self.seen()];
             let at = first * self.size[1] * self.outputs;
             product(count, &dy[at..at + count * self.outputs], patches);
-            vectorized!(self.scatter(patches, first, dimage));
+            vectorized!(|_simd| self.scatter(patches, first, dimage));
         }
     }
 }

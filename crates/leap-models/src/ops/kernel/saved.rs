@@ -13,7 +13,7 @@ pub(in crate::ops) struct Saved {
     /// The filters: `[position][inputs][outputs]` transformed, or `[tap][inputs][outputs]`.
     pub(super) filters: Buffer,
     /// Which of a window's four was the largest, `[tile][outputs]`.
-    pub(super) winners: Vec<u8>,
+    pub(super) winners: Buffer,
     /// The normalized windows, `[tile][outputs]`.
     pub(super) normalized: Buffer,
     pub(super) inverse_deviation: Vec<f32>,

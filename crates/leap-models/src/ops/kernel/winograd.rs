@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::ops::buffer::Buffer;
 use crate::ops::gemm::{Matrix, gemm};
-use crate::ops::simd::{LANES, V, vectorized};
+use crate::ops::simd::{Simd, V, vectorized};
 
 use super::geometry::{Geometry, POSITIONS};
-use super::pool::{keep_largest, unpool};
+use super::pool::{largest, unpool};
 use super::saved::Saved;
 
 pub(super) fn winograd_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
@@ -20,7 +20,7 @@ pub(super) fn winograd_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>
         .zip(dz.par_chunks(chunk * g.outputs))
         .zip(saved.winners.par_chunks(chunk * g.outputs))
         .for_each(|((products, dz), winners)| {
-            vectorized!(unpool_products(g, dz, winners, products));
+            vectorized!(|simd| unpool_products(simd, g, dz, winners, products));
         });
     through_products(g, &saved.input, &saved.filters, &products, x)
 }
@@ -66,7 +66,7 @@ pub(super) fn through_products(
                         Matrix::Columns(position(transformed, k)),
                     );
                 }
-                vectorized!(transform_tiles_back(g, &tiles, images, count));
+                vectorized!(|simd| transform_tiles_back(simd, g, &tiles, images, count));
             });
     }
     let mut filters = Buffer::zeroed(POSITIONS * g.inputs * g.outputs);
@@ -89,7 +89,7 @@ pub(super) fn through_products(
                 );
             }
         });
-    vectorized!(transform_filters_back(g, &filters))
+    vectorized!(|simd| transform_filters_back(simd, g, &filters))
 }
 
 /// Position `k` of a chunk that has them one after the other.
@@ -105,14 +105,20 @@ fn position_mut(chunk: &mut [f32], k: usize) -> &mut [f32] {
 
 /// Mᵀ d M with Winograd's matrix for tiles, [1 0 −1 0; 0 1 1 0; 0 −1 1 0; 0 1 0 −1] in rows.
 #[inline(always)]
-pub(super) fn transform_tiles(g: Geometry, images: &[f32], tiles: &mut [f32], count: usize) {
+pub(super) fn transform_tiles<S: Simd>(
+    simd: S,
+    g: Geometry,
+    images: &[f32],
+    tiles: &mut [f32],
+    count: usize,
+) {
     let outside = vec![0.0; g.inputs];
     for tile in 0..count {
         let patch = g.patch(images, tile, &outside);
-        for c in (0..g.inputs).step_by(LANES) {
-            let mut d = [V::ZERO; POSITIONS];
+        for c in (0..g.inputs).step_by(V::<S>::LANES) {
+            let mut d = [V::zero(simd); POSITIONS];
             for k in 0..POSITIONS {
-                d[k] = V::load(patch[k], c);
+                d[k] = V::load(simd, patch[k], c);
             }
             for j in 0..4 {
                 let [a, b, c, e] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
@@ -132,28 +138,35 @@ pub(super) fn transform_tiles(g: Geometry, images: &[f32], tiles: &mut [f32], co
 
 /// The adjoint of [`transform_tiles`], added to the images.
 #[inline(always)]
-fn transform_tiles_back(g: Geometry, tiles: &[f32], images: &mut [f32], count: usize) {
+fn transform_tiles_back<S: Simd>(
+    simd: S,
+    g: Geometry,
+    tiles: &[f32],
+    images: &mut [f32],
+    count: usize,
+) {
     for tile in 0..count {
         let pixels = g.pixels(tile);
-        for c in (0..g.inputs).step_by(LANES) {
-            let mut d = [V::ZERO; POSITIONS];
+        for c in (0..g.inputs).step_by(V::<S>::LANES) {
+            let mut d = [V::zero(simd); POSITIONS];
             for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.inputs;
-                d[k] = V::load(&tiles[at..at + g.inputs], c);
+                d[k] = V::load(simd, &tiles[at..at + g.inputs], c);
             }
             for j in 0..4 {
                 let [p, q, r, s] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
-                [d[j], d[4 + j], d[8 + j], d[12 + j]] = [p, q - r + s, q + r - p, V::ZERO - s];
+                [d[j], d[4 + j], d[8 + j], d[12 + j]] =
+                    [p, q - r + s, q + r - p, V::zero(simd) - s];
             }
             for i in 0..4 {
                 let [p, q, r, s] = [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]];
                 [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] =
-                    [p, q - r + s, q + r - p, V::ZERO - s];
+                    [p, q - r + s, q + r - p, V::zero(simd) - s];
             }
             for k in 0..POSITIONS {
                 if let Some(at) = pixels[k] {
                     let pixel = &mut images[at..at + g.inputs];
-                    (V::load(pixel, c) + d[k]).store(pixel, c);
+                    (V::load(simd, pixel, c) + d[k]).store(pixel, c);
                 }
             }
         }
@@ -162,23 +175,23 @@ fn transform_tiles_back(g: Geometry, tiles: &[f32], images: &mut [f32], count: u
 
 /// The four outputs of a tile from its products, in vectors.
 #[inline(always)]
-fn outputs_of(m: &[V; POSITIONS]) -> [V; 4] {
-    let (mut upper, mut lower) = ([V::ZERO; 4], [V::ZERO; 4]);
+fn outputs_of<S: Simd>(simd: S, m: &[V<S>; POSITIONS]) -> [V<S>; 4] {
+    let (mut upper, mut lower) = ([V::zero(simd); 4], [V::zero(simd); 4]);
     for j in 0..4 {
         upper[j] = m[j] + m[4 + j] + m[8 + j];
         lower[j] = m[4 + j] - m[8 + j] - m[12 + j];
     }
-    let left = |s: [V; 4]| s[0] + s[1] + s[2];
-    let right = |s: [V; 4]| s[1] - s[2] - s[3];
+    let left = |s: [V<S>; 4]| s[0] + s[1] + s[2];
+    let right = |s: [V<S>; 4]| s[1] - s[2] - s[3];
     [left(upper), right(upper), left(lower), right(lower)]
 }
 
 /// The adjoint of [`outputs_of`]: first along columns, then along rows.
 #[inline(always)]
-fn outputs_back(four: [V; 4]) -> [V; POSITIONS] {
-    let along = |a: V, b: V| [a, a + b, a - b, V::ZERO - b];
+fn outputs_back<S: Simd>(simd: S, four: [V<S>; 4]) -> [V<S>; POSITIONS] {
+    let along = |a: V<S>, b: V<S>| [a, a + b, a - b, V::zero(simd) - b];
     let (upper, lower) = (along(four[0], four[1]), along(four[2], four[3]));
-    let mut m = [V::ZERO; POSITIONS];
+    let mut m = [V::zero(simd); POSITIONS];
     for j in 0..4 {
         let column = along(upper[j], lower[j]);
         for i in 0..4 {
@@ -201,7 +214,8 @@ fn places(g: Geometry, [height, width]: [usize; 2], tile: usize) -> [Option<usiz
 
 /// The outputs of all tiles, with bias, in images of `size`.
 #[inline(always)]
-pub(super) fn store_products(
+pub(super) fn store_products<S: Simd>(
+    simd: S,
     g: Geometry,
     size: [usize; 2],
     products: &[f32],
@@ -211,14 +225,14 @@ pub(super) fn store_products(
     let count = products.len() / (POSITIONS * g.outputs);
     for tile in 0..count {
         let places = places(g, size, tile);
-        for c in (0..g.outputs).step_by(LANES) {
-            let mut m = [V::ZERO; POSITIONS];
+        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+            let mut m = [V::zero(simd); POSITIONS];
             for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
-                m[k] = V::load(&products[at..at + g.outputs], c);
+                m[k] = V::load(simd, &products[at..at + g.outputs], c);
             }
-            let bias = V::load(bias, c);
-            let four = outputs_of(&m);
+            let bias = V::load(simd, bias, c);
+            let four = outputs_of(simd, &m);
             for i in 0..4 {
                 if let Some(at) = places[i] {
                     (four[i] + bias).store(&mut images[at..at + g.outputs], c);
@@ -230,18 +244,24 @@ pub(super) fn store_products(
 
 /// The adjoint of [`store_products`].
 #[inline(always)]
-pub(super) fn spread_products(g: Geometry, size: [usize; 2], images: &[f32], products: &mut [f32]) {
+pub(super) fn spread_products<S: Simd>(
+    simd: S,
+    g: Geometry,
+    size: [usize; 2],
+    images: &[f32],
+    products: &mut [f32],
+) {
     let count = products.len() / (POSITIONS * g.outputs);
     for tile in 0..count {
         let places = places(g, size, tile);
-        for c in (0..g.outputs).step_by(LANES) {
-            let mut four = [V::ZERO; 4];
+        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+            let mut four = [V::zero(simd); 4];
             for i in 0..4 {
                 if let Some(at) = places[i] {
-                    four[i] = V::load(&images[at..at + g.outputs], c);
+                    four[i] = V::load(simd, &images[at..at + g.outputs], c);
                 }
             }
-            let m = outputs_back(four);
+            let m = outputs_back(simd, four);
             for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
                 m[k].store(&mut products[at..at + g.outputs], c);
@@ -252,42 +272,46 @@ pub(super) fn spread_products(g: Geometry, size: [usize; 2], images: &[f32], pro
 
 /// The four outputs of each tile, of which the largest is kept.
 #[inline(always)]
-pub(super) fn pool_products(
+pub(super) fn pool_products<S: Simd>(
+    simd: S,
     g: Geometry,
     products: &[f32],
     bias: &[f32],
     windows: &mut [f32],
-    winners: &mut [u8],
+    winners: &mut [f32],
 ) {
     let count = winners.len() / g.outputs;
     for tile in 0..count {
         let window = tile * g.outputs..(tile + 1) * g.outputs;
-        for c in (0..g.outputs).step_by(LANES) {
-            let mut m = [V::ZERO; POSITIONS];
+        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+            let mut m = [V::zero(simd); POSITIONS];
             for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
-                m[k] = V::load(&products[at..at + g.outputs], c);
+                m[k] = V::load(simd, &products[at..at + g.outputs], c);
             }
-            keep_largest(
-                outputs_of(&m),
-                bias,
-                c,
-                &mut windows[window.clone()],
-                &mut winners[window.clone()],
-            );
+            let [best, winner] = largest(simd, outputs_of(simd, &m));
+            (best + V::load(simd, bias, c)).store(&mut windows[window.clone()], c);
+            winner.store(&mut winners[window.clone()], c);
         }
     }
 }
 
 /// The adjoint of [`pool_products`].
 #[inline(always)]
-fn unpool_products(g: Geometry, dz: &[f32], winners: &[u8], products: &mut [f32]) {
+fn unpool_products<S: Simd>(
+    simd: S,
+    g: Geometry,
+    dz: &[f32],
+    winners: &[f32],
+    products: &mut [f32],
+) {
     let count = winners.len() / g.outputs;
     for tile in 0..count {
         let window = tile * g.outputs..(tile + 1) * g.outputs;
-        for c in (0..g.outputs).step_by(LANES) {
-            let four = unpool(&dz[window.clone()], &winners[window.clone()], c);
-            let m = outputs_back(four);
+        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+            let upstream = V::load(simd, &dz[window.clone()], c);
+            let winner = V::load(simd, &winners[window.clone()], c);
+            let m = outputs_back(simd, unpool(simd, upstream, winner));
             for k in 0..POSITIONS {
                 let at = (k * count + tile) * g.outputs;
                 m[k].store(&mut products[at..at + g.outputs], c);
@@ -298,19 +322,25 @@ fn unpool_products(g: Geometry, dz: &[f32], winners: &[u8], products: &mut [f32]
 
 /// G w Gᵀ with Winograd's matrix for filters, [1 0 0; ½ ½ ½; ½ −½ ½; 0 0 1] in rows.
 #[inline(always)]
-pub(super) fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
+pub(super) fn transform_filters<S: Simd>(simd: S, g: Geometry, weight: &[f32]) -> Buffer {
     let mut filters = Buffer::take(POSITIONS * g.inputs * g.outputs);
-    let half = V::splat(0.5);
+    let half = V::splat(simd, 0.5);
+    // What lies apart, in the order of registers.
+    let lanes = V::<S>::LANES;
+    let mut taps = vec![0.0; 9 * lanes];
     for input in 0..g.inputs {
-        for c in (0..g.outputs).step_by(LANES) {
-            let mut w = [V::ZERO; 9];
-            for lane in 0..LANES.min(g.outputs - c) {
+        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+            for lane in 0..lanes.min(g.outputs - c) {
                 let at = 9 * ((c + lane) * g.inputs + input);
-                for (w, tap) in w.iter_mut().zip(&weight[at..at + 9]) {
-                    w.0[lane] = *tap;
+                for (tap, w) in weight[at..at + 9].iter().enumerate() {
+                    taps[tap * lanes + lane] = *w;
                 }
             }
-            let mut rows = [V::ZERO; 12];
+            let mut w = [V::zero(simd); 9];
+            for tap in 0..9 {
+                w[tap] = V::load(simd, &taps, tap * lanes);
+            }
+            let mut rows = [V::zero(simd); 12];
             for i in 0..3 {
                 let [p, q, r] = [w[3 * i], w[3 * i + 1], w[3 * i + 2]];
                 [
@@ -335,32 +365,38 @@ pub(super) fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
 
 /// The adjoint of [`transform_filters`].
 #[inline(always)]
-fn transform_filters_back(g: Geometry, filters: &[f32]) -> Vec<f32> {
+fn transform_filters_back<S: Simd>(simd: S, g: Geometry, filters: &[f32]) -> Vec<f32> {
     let mut weight = vec![0.0; 9 * g.inputs * g.outputs];
-    let half = V::splat(0.5);
+    let half = V::splat(simd, 0.5);
+    // What lies apart, in the order of registers.
+    let lanes = V::<S>::LANES;
+    let mut taps = vec![0.0; 9 * lanes];
     for input in 0..g.inputs {
-        for c in (0..g.outputs).step_by(LANES) {
-            let mut rows = [V::ZERO; 12];
+        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+            let mut rows = [V::zero(simd); 12];
             for i in 0..4 {
-                let mut u = [V::ZERO; 4];
+                let mut u = [V::zero(simd); 4];
                 for (j, u) in u.iter_mut().enumerate() {
                     let at = ((4 * i + j) * g.inputs + input) * g.outputs;
-                    *u = V::load(&filters[at..at + g.outputs], c);
+                    *u = V::load(simd, &filters[at..at + g.outputs], c);
                 }
                 let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
                 [rows[3 * i], rows[3 * i + 1], rows[3 * i + 2]] =
                     [u[0] + sum, difference, sum + u[3]];
             }
-            let mut w = [V::ZERO; 9];
+            let mut w = [V::zero(simd); 9];
             for j in 0..3 {
                 let u = [rows[j], rows[3 + j], rows[6 + j], rows[9 + j]];
                 let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
                 [w[j], w[3 + j], w[6 + j]] = [u[0] + sum, difference, sum + u[3]];
             }
-            for lane in 0..LANES.min(g.outputs - c) {
+            for tap in 0..9 {
+                w[tap].store(&mut taps, tap * lanes);
+            }
+            for lane in 0..lanes.min(g.outputs - c) {
                 let at = 9 * ((c + lane) * g.inputs + input);
-                for (tap, w) in weight[at..at + 9].iter_mut().zip(&w) {
-                    *tap = w.0[lane];
+                for (tap, w) in weight[at..at + 9].iter_mut().enumerate() {
+                    *w = taps[tap * lanes + lane];
                 }
             }
         }
