@@ -157,7 +157,8 @@ fn run<B: Backend>(
         variance,
         saved,
     } = kernel::forward(geometry, &x, params, statistics);
-    let shape = vec![geometry.batch, geometry.rows(), geometry.columns(), outputs];
+    let [rows, columns] = geometry.pooled_size();
+    let shape = vec![geometry.batch, rows, columns, outputs];
     (
         images::<B>(y, shape, &device),
         tensor::<B>(mean, vec![outputs], &device),

@@ -84,6 +84,14 @@ impl<S: Simd> Mul for V<S> {
     }
 }
 
+impl<S: Simd> Mul<f32> for V<S> {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        self * Self::splat(self.1, factor)
+    }
+}
+
 impl<S: Simd> V<S> {
     /// Floats in a register.
     pub const LANES: usize = S::F32_LANES;

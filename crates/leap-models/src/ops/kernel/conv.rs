@@ -7,14 +7,12 @@ use crate::ops::buffer::Buffer;
 use crate::ops::simd::{V, vectorized};
 
 use super::direct::{reorder_back, reorder_filters};
-use super::geometry::{Geometry, POSITIONS};
+use super::geometry::{Geometry, WINOGRAD_CHANNELS};
 use super::normalize::column_sums;
 use super::winograd::{
     multiply, spread_products, store_products, through_products, transform_filters, transform_tiles,
 };
 
-/// With fewer channels of either kind, Winograd's products would be too thin.
-const WINOGRAD_CHANNELS: usize = 8;
 /// Parts of a batch whose gradients of the filters are computed side by side: always as many, so that sums do not depend on
 /// the number of threads.
 const PARTS: usize = 4;
@@ -57,14 +55,9 @@ impl Conv {
     fn winograd(&self) -> Option<Geometry> {
         let is_plain = self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1];
         let applies = is_plain && self.inputs.min(self.outputs) >= WINOGRAD_CHANNELS;
-        applies.then(|| Geometry {
-            batch: self.batch,
-            height: self.height,
-            width: self.width,
-            inputs: self.inputs,
-            outputs: self.outputs,
-            padding: self.padding,
-            grid: self.size.map(|side| side.div_ceil(2)),
+        applies.then(|| {
+            let image = [self.batch, self.height, self.width, self.inputs];
+            Geometry::new(image, self.outputs, self.padding, self.size)
         })
     }
 
@@ -95,18 +88,17 @@ impl Conv {
         let (input, filters);
         match self.winograd() {
             Some(g) => {
-                filters = vectorized!(|simd| transform_filters(simd, g, weight));
-                let (chunk, images) = (g.chunk(), g.chunk() / g.tiles_per_image());
-                let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
+                filters = transform_filters(g, weight);
+                let mut tiles = Buffer::take(g.chunks() * g.chunk_tiles(g.inputs));
                 tiles
-                    .par_chunks_mut(POSITIONS * chunk * g.inputs)
-                    .zip(x.par_chunks(images * self.image()))
-                    .zip(y.par_chunks_mut(images * self.result()))
+                    .par_chunks_mut(g.chunk_tiles(g.inputs))
+                    .zip(x.par_chunks(g.chunk() * self.image()))
+                    .zip(y.par_chunks_mut(g.chunk() * self.result()))
                     .for_each(|((tiles, x), y)| {
-                        let count = tiles.len() / (POSITIONS * g.inputs);
-                        vectorized!(|simd| transform_tiles(simd, g, x, tiles, count));
-                        let products = multiply(g, tiles, &filters);
-                        vectorized!(|simd| store_products(simd, g, self.size, &products, bias, y));
+                        transform_tiles(g, x, tiles);
+                        let count = x.len() / self.image() * g.tiles_per_image();
+                        let products = multiply(g, count, tiles, &filters);
+                        store_products(g, &products, bias, y);
                     });
                 input = Input::Tiles(g, tiles);
             }
@@ -145,14 +137,11 @@ impl SavedConv {
         let weight = match &self.input {
             Input::Tiles(g, tiles) => {
                 let g = *g;
-                let (chunk, images) = (g.chunk(), g.chunk() / g.tiles_per_image());
-                let mut products = Buffer::take(POSITIONS * g.tiles() * g.outputs);
+                let mut products = Buffer::take(g.chunks() * g.chunk_tiles(g.outputs));
                 products
-                    .par_chunks_mut(POSITIONS * chunk * g.outputs)
-                    .zip(dy.par_chunks(images * conv.result()))
-                    .for_each(|(products, dy)| {
-                        vectorized!(|simd| spread_products(simd, g, conv.size, dy, products));
-                    });
+                    .par_chunks_mut(g.chunk_tiles(g.outputs))
+                    .zip(dy.par_chunks(g.chunk() * conv.result()))
+                    .for_each(|(products, dy)| spread_products(g, dy, products));
                 through_products(g, tiles, &self.filters, &products, x.as_deref_mut())
             }
             Input::Images(images) => self.patches_backward(images, dy, x.as_deref_mut()),

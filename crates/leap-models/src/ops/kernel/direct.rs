@@ -3,7 +3,7 @@
 use crate::ops::buffer::Buffer;
 use crate::ops::simd::{Simd, V, vectorized};
 
-use super::geometry::{Geometry, POSITIONS, ROWS_AT_A_TIME};
+use super::geometry::{Geometry, OUTSIDE, ROWS_AT_A_TIME};
 use super::pool::{largest, unpool};
 use super::saved::Saved;
 
@@ -37,12 +37,11 @@ pub(super) fn convolve<S: Simd>(
     windows: &mut [f32],
     winners: &mut [f32],
 ) {
-    let outside = vec![0.0; g.inputs];
-    let mut seen_by_tile = vec![[0.0; POSITIONS]; g.inputs];
+    let mut seen_by_tile = vec![[0.0; PIXELS]; g.inputs];
     for tile in 0..winners.len() / g.outputs {
-        let patch = g.patch(images, tile, &outside);
+        let pixels = g.pixels::<4>(tile);
         for (input, seen) in seen_by_tile.iter_mut().enumerate() {
-            *seen = patch.map(|pixel| pixel[input]);
+            *seen = pixels_of(images, &pixels, input);
         }
         let window = tile * g.outputs..(tile + 1) * g.outputs;
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
@@ -62,6 +61,21 @@ pub(super) fn convolve<S: Simd>(
             winner.store(&mut winners[window.clone()], c);
         }
     }
+}
+
+/// Pixels that a window's four outputs see.
+const PIXELS: usize = 16;
+
+/// An input channel of these pixels.
+#[inline(always)]
+fn pixels_of(images: &[f32], pixels: &[[usize; 4]; 4], input: usize) -> [f32; PIXELS] {
+    let mut values = [0.0; PIXELS];
+    for (value, at) in values.iter_mut().zip(pixels.as_flattened()) {
+        if *at != OUTSIDE {
+            *value = images[at + input];
+        }
+    }
+    values
 }
 
 /// The place in the 4 x 4 pixels that tap `tap` of the filter sees for the `which`-th of the four outputs.
@@ -89,14 +103,13 @@ fn direct_filters_back<S: Simd>(
     dz: &[f32],
     winners: &[f32],
 ) -> Buffer {
-    let outside = vec![0.0; g.inputs];
     let mut filters = Buffer::zeroed(9 * g.inputs * g.outputs);
-    let mut patches = [[0.0; POSITIONS]; ROWS_AT_A_TIME];
-    for first in (0..g.tiles()).step_by(ROWS_AT_A_TIME) {
-        let tiles = first..g.tiles().min(first + ROWS_AT_A_TIME);
+    let mut patches = [[0.0; PIXELS]; ROWS_AT_A_TIME];
+    for first in (0..g.windows()).step_by(ROWS_AT_A_TIME) {
+        let tiles = first..g.windows().min(first + ROWS_AT_A_TIME);
         for input in 0..g.inputs {
             for (patch, tile) in patches.iter_mut().zip(tiles.clone()) {
-                *patch = g.patch(images, tile, &outside).map(|pixel| pixel[input]);
+                *patch = pixels_of(images, &g.pixels::<4>(tile), input);
             }
             for c in (0..g.outputs).step_by(V::<S>::LANES) {
                 let mut sums = [V::zero(simd); 9];
@@ -126,14 +139,15 @@ fn direct_filters_back<S: Simd>(
 /// Rarely wanted: images seldom have a gradient.
 #[inline(always)]
 fn direct_input_back(g: Geometry, filters: &[f32], dz: &[f32], winners: &[f32], x: &mut [f32]) {
-    for tile in 0..g.tiles() {
-        let pixels = g.pixels(tile);
+    for tile in 0..g.windows() {
+        let pixels = g.pixels::<4>(tile);
         for output in 0..g.outputs {
             let at = tile * g.outputs + output;
             for tap in 0..9 {
-                let Some(pixel) = pixels[seen(winners[at] as usize, tap)] else {
+                let pixel = pixels.as_flattened()[seen(winners[at] as usize, tap)];
+                if pixel == OUTSIDE {
                     continue;
-                };
+                }
                 for input in 0..g.inputs {
                     x[pixel + input] +=
                         dz[at] * filters[(tap * g.inputs + input) * g.outputs + output];

@@ -29,7 +29,6 @@ use crate::ops::buffer::Buffer;
 use crate::ops::simd::{V, vectorized};
 
 use direct::{convolve, direct_backward, reorder_filters};
-use geometry::POSITIONS;
 use normalize::{column_sums, moments, normalize};
 use winograd::{multiply, pool_products, transform_filters, transform_tiles, winograd_backward};
 
@@ -85,34 +84,26 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
     for vector in [params.bias, params.gamma, params.beta] {
         assert_eq!(vector.len(), g.outputs);
     }
-    let chunk = g.chunk();
-    let mut windows = Buffer::take(g.tiles() * g.outputs);
-    let mut winners = Buffer::take(g.tiles() * g.outputs);
-    let images = x.par_chunks(chunk / g.tiles_per_image() * g.image());
+    let mut windows = Buffer::take(g.windows() * g.outputs);
+    let mut winners = Buffer::take(g.windows() * g.outputs);
+    let images = x.par_chunks(g.chunk() * g.image());
     let results = windows
-        .par_chunks_mut(chunk * g.outputs)
-        .zip(winners.par_chunks_mut(chunk * g.outputs));
+        .par_chunks_mut(g.chunk_windows())
+        .zip(winners.par_chunks_mut(g.chunk_windows()));
 
     let (input, filters);
     if g.winograd() {
-        filters = vectorized!(|simd| transform_filters(simd, g, params.weight));
-        let mut tiles = Buffer::take(POSITIONS * g.tiles() * g.inputs);
+        filters = transform_filters(g, params.weight);
+        let mut tiles = Buffer::take(g.chunks() * g.chunk_tiles(g.inputs));
         tiles
-            .par_chunks_mut(POSITIONS * chunk * g.inputs)
+            .par_chunks_mut(g.chunk_tiles(g.inputs))
             .zip(images)
             .zip(results)
             .for_each(|((tiles, images), (windows, winners))| {
-                let count = winners.len() / g.outputs;
-                vectorized!(|simd| transform_tiles(simd, g, images, tiles, count));
-                let products = multiply(g, tiles, &filters);
-                vectorized!(|simd| pool_products(
-                    simd,
-                    g,
-                    &products,
-                    params.bias,
-                    windows,
-                    winners
-                ));
+                transform_tiles(g, images, tiles);
+                let count = images.len() / g.image() * g.tiles_per_image();
+                let products = multiply(g, count, tiles, &filters);
+                pool_products(g, &products, params.bias, windows, winners);
             });
         input = tiles;
     } else {
@@ -144,8 +135,8 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
         .map(|v| (v + params.epsilon).sqrt().recip())
         .collect();
     let mut y = Buffer::take(windows.len());
-    y.par_chunks_mut(chunk * g.outputs)
-        .zip(windows.par_chunks_mut(chunk * g.outputs))
+    y.par_chunks_mut(g.chunk_windows())
+        .zip(windows.par_chunks_mut(g.chunk_windows()))
         .for_each(|(y, windows)| {
             vectorized!(|simd| {
                 normalize(
@@ -180,13 +171,12 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 /// batch.
 pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
     let g = saved.geometry;
-    assert_eq!(dy.len(), g.tiles() * g.outputs);
-    let chunk = g.chunk();
+    assert_eq!(dy.len(), g.windows() * g.outputs);
 
     let [dbeta, dgamma] = vectorized!(|simd| {
         column_sums(
             simd,
-            g.tiles(),
+            g.windows(),
             g.outputs,
             #[inline(always)]
             |row, c| {
@@ -202,9 +192,9 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
         )
     });
     let mut dz = Buffer::take(dy.len());
-    dz.par_chunks_mut(chunk * g.outputs)
-        .zip(saved.normalized.par_chunks(chunk * g.outputs))
-        .zip(dy.par_chunks(chunk * g.outputs))
+    dz.par_chunks_mut(g.chunk_windows())
+        .zip(saved.normalized.par_chunks(g.chunk_windows()))
+        .zip(dy.par_chunks(g.chunk_windows()))
         .for_each(|((dz, normalized), dy)| {
             vectorized!(
                 |simd| saved.through_normalization(simd, normalized, dy, &dgamma, &dbeta, dz)
@@ -213,7 +203,7 @@ pub(super) fn backward(saved: &Saved, dy: &[f32], x_wanted: bool) -> Gradients {
     let [bias] = vectorized!(|simd| {
         column_sums(
             simd,
-            g.tiles(),
+            g.windows(),
             g.outputs,
             #[inline(always)]
             |row, c| [V::load(simd, &dz[row..row + g.outputs], c)],

@@ -14,18 +14,20 @@ pub(super) fn column_sums<S: Simd, const N: usize>(
     row: impl Fn(usize, usize) -> [V<S>; N],
 ) -> [Vec<f32>; N] {
     let mut totals = [(); N].map(|()| vec![0.0; width]);
+    // Row by row, as they lie in memory; what is added up stays in the nearest cache.
+    let mut sums = totals.clone();
     for first in (0..rows).step_by(ROWS_AT_A_TIME) {
-        for c in (0..width).step_by(V::<S>::LANES) {
-            let mut sums = [V::zero(simd); N];
-            for i in first..rows.min(first + ROWS_AT_A_TIME) {
+        for i in first..rows.min(first + ROWS_AT_A_TIME) {
+            for c in (0..width).step_by(V::<S>::LANES) {
                 let values = row(i * width, c);
                 for n in 0..N {
-                    sums[n] = sums[n] + values[n];
+                    (V::load(simd, &sums[n], c) + values[n]).store(&mut sums[n], c);
                 }
             }
-            for n in 0..N {
-                let total = &mut totals[n];
-                (V::load(simd, total, c) + sums[n]).store(total, c);
+        }
+        for (total, sum) in totals.iter_mut().zip(&mut sums) {
+            for (total, sum) in total.iter_mut().zip(sum) {
+                *total += std::mem::take(sum);
             }
         }
     }
@@ -44,21 +46,24 @@ pub(super) fn moments<S: Simd>(simd: S, rows: &[f32], width: usize) -> (Vec<f32>
         let (share, joined) = (V::splat(simd, 1.0 / count as f32), (before + count) as f32);
         let of_block = V::splat(simd, count as f32 / joined);
         let of_both = V::splat(simd, before as f32 * count as f32 / joined);
+        let (mut sum, mut own_squares) = (vec![0.0; width], vec![0.0; width]);
+        for row in block.chunks_exact(width) {
+            for c in (0..width).step_by(V::<S>::LANES) {
+                (V::load(simd, &sum, c) + V::load(simd, row, c)).store(&mut sum, c);
+            }
+        }
+        for row in block.chunks_exact(width) {
+            for c in (0..width).step_by(V::<S>::LANES) {
+                let offset = V::load(simd, row, c) - V::load(simd, &sum, c) * share;
+                let squares = offset.mul_add(offset, V::load(simd, &own_squares, c));
+                squares.store(&mut own_squares, c);
+            }
+        }
         for c in (0..width).step_by(V::<S>::LANES) {
-            let mut sum = V::zero(simd);
-            for row in block.chunks_exact(width) {
-                sum = sum + V::load(simd, row, c);
-            }
-            let own = sum * share;
-            let mut own_squares = V::zero(simd);
-            for row in block.chunks_exact(width) {
-                let offset = V::load(simd, row, c) - own;
-                own_squares = own_squares + offset * offset;
-            }
-            let apart = own - V::load(simd, &mean, c);
+            let apart = V::load(simd, &sum, c) * share - V::load(simd, &mean, c);
             (V::load(simd, &mean, c) + apart * of_block).store(&mut mean, c);
-            let squares_now = V::load(simd, &squares, c) + own_squares + apart * apart * of_both;
-            squares_now.store(&mut squares, c);
+            let own = V::load(simd, &squares, c) + V::load(simd, &own_squares, c);
+            (own + apart * apart * of_both).store(&mut squares, c);
         }
         before += count;
     }
@@ -119,7 +124,7 @@ impl Saved {
         dz: &mut [f32],
     ) {
         let width = self.geometry.outputs;
-        let share = V::splat(simd, 1.0 / self.geometry.tiles() as f32);
+        let share = V::splat(simd, 1.0 / self.geometry.windows() as f32);
         let rows = normalized.chunks_exact(width).zip(dy.chunks_exact(width));
         for ((normalized, dy), dz) in rows.zip(dz.chunks_exact_mut(width)) {
             for c in (0..width).step_by(V::<S>::LANES) {

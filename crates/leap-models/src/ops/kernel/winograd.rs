@@ -6,39 +6,351 @@ use crate::ops::buffer::Buffer;
 use crate::ops::gemm::{Matrix, gemm};
 use crate::ops::simd::{Simd, V, vectorized};
 
-use super::geometry::{Geometry, POSITIONS};
+use super::geometry::{Geometry, OUTSIDE};
 use super::pool::{largest, unpool};
 use super::saved::Saved;
 
-pub(super) fn winograd_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
-    let g = saved.geometry;
-    let chunk = g.chunk();
-    // The gradient of the products.
-    let mut products = Buffer::take(POSITIONS * g.tiles() * g.outputs);
-    products
-        .par_chunks_mut(POSITIONS * chunk * g.outputs)
-        .zip(dz.par_chunks(chunk * g.outputs))
-        .zip(saved.winners.par_chunks(chunk * g.outputs))
-        .for_each(|((products, dz), winners)| {
-            vectorized!(|simd| unpool_products(simd, g, dz, winners, products));
-        });
-    through_products(g, &saved.input, &saved.filters, &products, x)
+/// A side of a tile as it is transformed: as many as the tile has, then nothing.
+type Side<S> = [V<S>; 6];
+/// The rows of a tile.
+type Tile<S, const N: usize> = [[V<S>; N]; N];
+
+/// The transforms along a side of tiles of one size, and their adjoints.
+trait Transforms {
+    fn input<S: Simd>(simd: S, d: Side<S>) -> Side<S>;
+    fn input_back<S: Simd>(simd: S, t: Side<S>) -> Side<S>;
+    fn output<S: Simd>(simd: S, m: Side<S>) -> Side<S>;
+    fn output_back<S: Simd>(simd: S, y: Side<S>) -> Side<S>;
+    fn filter<S: Simd>(simd: S, w: Side<S>) -> Side<S>;
+    fn filter_back<S: Simd>(simd: S, u: Side<S>) -> Side<S>;
 }
 
-/// The products of a chunk of tiles and the filters, position by position.
-pub(super) fn multiply(g: Geometry, tiles: &[f32], filters: &[f32]) -> Buffer {
-    let count = tiles.len() / (POSITIONS * g.inputs);
-    let mut products = Buffer::take(POSITIONS * count * g.outputs);
-    for k in 0..POSITIONS {
+/// F(2 x 2, 3 x 3): the polynomial is looked at in 0, 1, −1 and at infinity.
+struct Two;
+
+impl Transforms for Two {
+    /// [1 0 −1 0; 0 1 1 0; 0 −1 1 0; 0 1 0 −1] in rows.
+    #[inline(always)]
+    fn input<S: Simd>(simd: S, [a, b, c, d, ..]: Side<S>) -> Side<S> {
+        let no = V::zero(simd);
+        [a - c, b + c, c - b, b - d, no, no]
+    }
+
+    #[inline(always)]
+    fn input_back<S: Simd>(simd: S, [p, q, r, s, ..]: Side<S>) -> Side<S> {
+        let no = V::zero(simd);
+        [p, q - r + s, q + r - p, no - s, no, no]
+    }
+
+    /// [1 1 1 0; 0 1 −1 −1] in rows.
+    #[inline(always)]
+    fn output<S: Simd>(simd: S, [p, q, r, s, ..]: Side<S>) -> Side<S> {
+        let no = V::zero(simd);
+        [p + q + r, q - r - s, no, no, no, no]
+    }
+
+    #[inline(always)]
+    fn output_back<S: Simd>(simd: S, [a, b, ..]: Side<S>) -> Side<S> {
+        let no = V::zero(simd);
+        [a, a + b, a - b, no - b, no, no]
+    }
+
+    /// [1 0 0; ½ ½ ½; ½ −½ ½; 0 0 1] in rows.
+    #[inline(always)]
+    fn filter<S: Simd>(simd: S, [p, q, r, ..]: Side<S>) -> Side<S> {
+        let (no, half) = (V::zero(simd), V::splat(simd, 0.5));
+        [p, (p + q + r) * half, (p - q + r) * half, r, no, no]
+    }
+
+    #[inline(always)]
+    fn filter_back<S: Simd>(simd: S, [p, q, r, s, ..]: Side<S>) -> Side<S> {
+        let (no, half) = (V::zero(simd), V::splat(simd, 0.5));
+        let (sum, difference) = ((q + r) * half, (q - r) * half);
+        [p + sum, difference, sum + s, no, no, no]
+    }
+}
+
+/// F(4 x 4, 3 x 3), looked at in 0, ±1/√2, ±√2 and at infinity. With these points results are off by 3 times as much as with
+/// [`Two`], with the usual 0, ±1, ±2 by 6 times (root mean square, 64 channels).
+struct Four;
+
+const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const B: f32 = std::f32::consts::SQRT_2;
+
+impl Transforms for Four {
+    /// With a = 1/√2 and b = √2, [1 0 −5/2 0 1 0; 0 −b −2 a 1 0; 0 b −2 −a 1 0; 0 −a −½ b 1 0; 0 a −½ −b 1 0;
+    /// 0 1 0 −5/2 0 1] in rows.
+    #[inline(always)]
+    fn input<S: Simd>(simd: S, d: Side<S>) -> Side<S> {
+        let off = V::splat(simd, -2.5);
+        let even = d[2].mul_add(V::splat(simd, -2.0), d[4]);
+        let odd = d[3] * A - d[1] * B;
+        let even_far = d[2].mul_add(V::splat(simd, -0.5), d[4]);
+        let odd_far = d[3] * B - d[1] * A;
+        [
+            d[2].mul_add(off, d[0] + d[4]),
+            even + odd,
+            even - odd,
+            even_far + odd_far,
+            even_far - odd_far,
+            d[3].mul_add(off, d[1] + d[5]),
+        ]
+    }
+
+    #[inline(always)]
+    fn input_back<S: Simd>(simd: S, t: Side<S>) -> Side<S> {
+        let off = V::splat(simd, -2.5);
+        let (sum, difference) = (t[1] + t[2], t[1] - t[2]);
+        let (sum_far, difference_far) = (t[3] + t[4], t[3] - t[4]);
+        [
+            t[0],
+            t[5] - difference * B - difference_far * A,
+            t[0] * off + sum * -2.0 + sum_far * -0.5,
+            t[5].mul_add(off, difference * A + difference_far * B),
+            t[0] + sum + sum_far,
+            t[5],
+        ]
+    }
+
+    /// [1 1 1 1 1 0; 0 a −a b −b 0; 0 ½ ½ 2 2 0; 0 a/2 −a/2 2b −2b 1] in rows.
+    #[inline(always)]
+    fn output<S: Simd>(simd: S, m: Side<S>) -> Side<S> {
+        let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
+        let (sum_far, difference_far) = (m[3] + m[4], m[3] - m[4]);
+        let no = V::zero(simd);
+        [
+            m[0] + sum + sum_far,
+            difference * A + difference_far * B,
+            sum * 0.5 + sum_far * 2.0,
+            difference.mul_add(
+                V::splat(simd, A / 2.0),
+                difference_far.mul_add(V::splat(simd, 2.0 * B), m[5]),
+            ),
+            no,
+            no,
+        ]
+    }
+
+    #[inline(always)]
+    fn output_back<S: Simd>(simd: S, y: Side<S>) -> Side<S> {
+        let even = y[2].mul_add(V::splat(simd, 0.5), y[0]);
+        let odd = y[1] * A + y[3] * (A / 2.0);
+        let even_far = y[2].mul_add(V::splat(simd, 2.0), y[0]);
+        let odd_far = y[1] * B + y[3] * (2.0 * B);
+        [
+            y[0],
+            even + odd,
+            even - odd,
+            even_far + odd_far,
+            even_far - odd_far,
+            y[3],
+        ]
+    }
+
+    /// [1 0 0; (−1 −a −½) 2/3; (−1 a −½) 2/3; (1 b 2)/6; (1 −b 2)/6; 0 0 1] in rows.
+    #[inline(always)]
+    fn filter<S: Simd>(simd: S, w: Side<S>) -> Side<S> {
+        let even = w[2].mul_add(V::splat(simd, 0.5), w[0]) * (-2.0 / 3.0);
+        let odd = w[1] * (A * -2.0 / 3.0);
+        let even_far = w[2].mul_add(V::splat(simd, 2.0), w[0]) * (1.0 / 6.0);
+        let odd_far = w[1] * (B / 6.0);
+        [
+            w[0],
+            even + odd,
+            even - odd,
+            even_far + odd_far,
+            even_far - odd_far,
+            w[2],
+        ]
+    }
+
+    #[inline(always)]
+    fn filter_back<S: Simd>(simd: S, u: Side<S>) -> Side<S> {
+        let (sum, difference) = (u[1] + u[2], u[1] - u[2]);
+        let (sum_far, difference_far) = (u[3] + u[4], u[3] - u[4]);
+        let no = V::zero(simd);
+        [
+            u[0] + sum * (-2.0 / 3.0) + sum_far * (1.0 / 6.0),
+            difference * (A * -2.0 / 3.0) + difference_far * (B / 6.0),
+            u[5] + (sum_far - sum) * (1.0 / 3.0),
+            no,
+            no,
+            no,
+        ]
+    }
+}
+
+/// An expression with `T` for the transforms of `g`'s tiles, `OUT` for the outputs along a side of them, and `SIDE` for the
+/// pixels that these see.
+macro_rules! by_tile {
+    ($g:expr, $work:expr) => {
+        match $g.tile {
+            4 => {
+                type T = Four;
+                const SIDE: usize = 6;
+                #[allow(dead_code)]
+                const OUT: usize = 4;
+                $work
+            }
+            _ => {
+                type T = Two;
+                const SIDE: usize = 4;
+                #[allow(dead_code)]
+                const OUT: usize = 2;
+                $work
+            }
+        }
+    };
+}
+
+/// A transform of the columns of a tile, then of its rows: `$along` of `T`, from `FROM` x `FROM` to `TO` x `TO`. Not a
+/// function that takes another, which would not be inlined.
+macro_rules! transform {
+    ($simd:expr, $tile:expr, $along:ident, $from:expr => $to:expr) => {{
+        let mut half = [[V::zero($simd); $from]; $to];
+        for j in 0..$from {
+            let mut column = [V::zero($simd); 6];
+            for i in 0..$from {
+                column[i] = $tile[i][j];
+            }
+            let column = T::$along($simd, column);
+            for i in 0..$to {
+                half[i][j] = column[i];
+            }
+        }
+        let mut whole = [[V::zero($simd); $to]; $to];
+        for i in 0..$to {
+            let mut row = [V::zero($simd); 6];
+            for j in 0..$from {
+                row[j] = half[i][j];
+            }
+            let row = T::$along($simd, row);
+            for j in 0..$to {
+                whole[i][j] = row[j];
+            }
+        }
+        whole
+    }};
+}
+
+/// Tiles of images, each transformed: `[position][tile][inputs]`.
+pub(super) fn transform_tiles(g: Geometry, images: &[f32], tiles: &mut [f32]) {
+    by_tile!(
+        g,
+        vectorized!(|simd| tiles_of::<_, T, SIDE>(simd, g, images, tiles))
+    )
+}
+
+#[inline(always)]
+fn tiles_of<S: Simd, T: Transforms, const SIDE: usize>(
+    simd: S,
+    g: Geometry,
+    images: &[f32],
+    tiles: &mut [f32],
+) {
+    let count = images.len() / g.image() * g.tiles_per_image();
+    let block = count * g.inputs;
+    for tile in 0..count {
+        let pixels = g.pixels::<SIDE>(tile);
+        for c in (0..g.inputs).step_by(V::<S>::LANES) {
+            let mut d = [[V::zero(simd); SIDE]; SIDE];
+            for i in 0..SIDE {
+                for j in 0..SIDE {
+                    let at = pixels[i][j];
+                    if at != OUTSIDE {
+                        d[i][j] = V::load(simd, &images[at..at + g.inputs], c);
+                    }
+                }
+            }
+            let d = transform!(simd, d, input, SIDE => SIDE);
+            store_at(&d, tiles, [block, tile, g.inputs], c);
+        }
+    }
+}
+
+/// The adjoint of [`transform_tiles`], added to the images.
+#[inline(always)]
+fn tiles_back<S: Simd, T: Transforms, const SIDE: usize>(
+    simd: S,
+    g: Geometry,
+    tiles: &[f32],
+    images: &mut [f32],
+) {
+    let count = images.len() / g.image() * g.tiles_per_image();
+    let block = count * g.inputs;
+    for tile in 0..count {
+        let pixels = g.pixels::<SIDE>(tile);
+        for c in (0..g.inputs).step_by(V::<S>::LANES) {
+            let d = load_at::<S, SIDE>(simd, tiles, [block, tile, g.inputs], c);
+            let d = transform!(simd, d, input_back, SIDE => SIDE);
+            for i in 0..SIDE {
+                for j in 0..SIDE {
+                    let at = pixels[i][j];
+                    if at != OUTSIDE {
+                        let pixel = &mut images[at..at + g.inputs];
+                        (V::load(simd, pixel, c) + d[i][j]).store(pixel, c);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A row of values at all positions, which are `block` apart: the channels from `c` on.
+#[inline(always)]
+fn load_at<S: Simd, const SIDE: usize>(
+    simd: S,
+    values: &[f32],
+    [block, row, channels]: [usize; 3],
+    c: usize,
+) -> Tile<S, SIDE> {
+    let mut d = [[V::zero(simd); SIDE]; SIDE];
+    for i in 0..SIDE {
+        for j in 0..SIDE {
+            let at = (SIDE * i + j) * block + row * channels;
+            d[i][j] = V::load(simd, &values[at..at + channels], c);
+        }
+    }
+    d
+}
+
+#[inline(always)]
+fn store_at<S: Simd, const SIDE: usize>(
+    d: &Tile<S, SIDE>,
+    values: &mut [f32],
+    [block, row, channels]: [usize; 3],
+    c: usize,
+) {
+    for i in 0..SIDE {
+        for j in 0..SIDE {
+            let at = (SIDE * i + j) * block + row * channels;
+            d[i][j].store(&mut values[at..at + channels], c);
+        }
+    }
+}
+
+/// The products of `count` tiles and the filters, position by position.
+pub(super) fn multiply(g: Geometry, count: usize, tiles: &[f32], filters: &[f32]) -> Buffer {
+    let mut products = Buffer::take(g.positions() * count * g.outputs);
+    for k in 0..g.positions() {
         gemm(
             [count, g.outputs, g.inputs],
-            position_mut(&mut products, k),
+            at_mut(&mut products, k, [count, g.outputs]),
             false,
-            Matrix::Rows(position(tiles, k)),
-            Matrix::Rows(position(filters, k)),
+            Matrix::Rows(at(tiles, k, [count, g.inputs])),
+            Matrix::Rows(at(filters, k, [g.inputs, g.outputs])),
         );
     }
     products
+}
+
+/// What belongs to position `k`, of this number of rows and channels.
+fn at(values: &[f32], k: usize, [rows, channels]: [usize; 2]) -> &[f32] {
+    &values[k * rows * channels..][..rows * channels]
+}
+
+fn at_mut(values: &mut [f32], k: usize, [rows, channels]: [usize; 2]) -> &mut [f32] {
+    &mut values[k * rows * channels..][..rows * channels]
 }
 
 /// The gradient of the filters, given that of the products; that of the images is added to `x`. `tiles` are the transformed
@@ -50,192 +362,81 @@ pub(super) fn through_products(
     products: &[f32],
     x: Option<&mut [f32]>,
 ) -> Vec<f32> {
-    let chunk = g.chunk();
     if let Some(x) = x {
-        x.par_chunks_mut(chunk / g.tiles_per_image() * g.image())
-            .zip(products.par_chunks(POSITIONS * chunk * g.outputs))
+        x.par_chunks_mut(g.chunk() * g.image())
+            .zip(products.par_chunks(g.chunk_tiles(g.outputs)))
             .for_each(|(images, products)| {
-                let count = products.len() / (POSITIONS * g.outputs);
-                let mut tiles = Buffer::take(POSITIONS * count * g.inputs);
-                for k in 0..POSITIONS {
+                let count = images.len() / g.image() * g.tiles_per_image();
+                let mut tiles = Buffer::take(g.positions() * count * g.inputs);
+                for k in 0..g.positions() {
                     gemm(
                         [count, g.inputs, g.outputs],
-                        position_mut(&mut tiles, k),
+                        at_mut(&mut tiles, k, [count, g.inputs]),
                         false,
-                        Matrix::Rows(position(products, k)),
-                        Matrix::Columns(position(transformed, k)),
+                        Matrix::Rows(at(products, k, [count, g.outputs])),
+                        Matrix::Columns(at(transformed, k, [g.inputs, g.outputs])),
                     );
                 }
-                vectorized!(|simd| transform_tiles_back(simd, g, &tiles, images, count));
+                by_tile!(
+                    g,
+                    vectorized!(|simd| tiles_back::<_, T, SIDE>(simd, g, &tiles, images))
+                );
             });
     }
-    let mut filters = Buffer::zeroed(POSITIONS * g.inputs * g.outputs);
+    let mut filters = Buffer::take(g.filters());
     filters
         .par_chunks_mut(g.inputs * g.outputs)
         .enumerate()
         .for_each(|(k, filters)| {
-            let chunks = tiles.chunks(POSITIONS * chunk * g.inputs);
-            for (tiles, products) in chunks.zip(products.chunks(POSITIONS * chunk * g.outputs)) {
+            for chunk in 0..g.chunks() {
+                let count = g.tiles_in(chunk);
+                let tiles = &tiles[chunk * g.chunk_tiles(g.inputs)..];
+                let products = &products[chunk * g.chunk_tiles(g.outputs)..];
                 gemm(
-                    [
-                        g.inputs,
-                        g.outputs,
-                        products.len() / (POSITIONS * g.outputs),
-                    ],
-                    filters,
-                    true,
-                    Matrix::Columns(position(tiles, k)),
-                    Matrix::Rows(position(products, k)),
+                    [g.inputs, g.outputs, count],
+                    &mut filters[..g.inputs * g.outputs],
+                    chunk > 0,
+                    Matrix::Columns(at(tiles, k, [count, g.inputs])),
+                    Matrix::Rows(at(products, k, [count, g.outputs])),
                 );
             }
         });
-    vectorized!(|simd| transform_filters_back(simd, g, &filters))
+    by_tile!(
+        g,
+        vectorized!(|simd| filters_back::<_, T, SIDE>(simd, g, &filters))
+    )
 }
 
-/// Position `k` of a chunk that has them one after the other.
-fn position(chunk: &[f32], k: usize) -> &[f32] {
-    let len = chunk.len() / POSITIONS;
-    &chunk[k * len..(k + 1) * len]
+/// The outputs of all tiles, with bias, in images of `g.size`.
+pub(super) fn store_products(g: Geometry, products: &[f32], bias: &[f32], images: &mut [f32]) {
+    by_tile!(
+        g,
+        vectorized!(|simd| store_outputs::<_, T, SIDE, OUT>(simd, g, products, bias, images))
+    )
 }
 
-fn position_mut(chunk: &mut [f32], k: usize) -> &mut [f32] {
-    let len = chunk.len() / POSITIONS;
-    &mut chunk[k * len..(k + 1) * len]
-}
-
-/// Mᵀ d M with Winograd's matrix for tiles, [1 0 −1 0; 0 1 1 0; 0 −1 1 0; 0 1 0 −1] in rows.
 #[inline(always)]
-pub(super) fn transform_tiles<S: Simd>(
+fn store_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     simd: S,
     g: Geometry,
-    images: &[f32],
-    tiles: &mut [f32],
-    count: usize,
-) {
-    let outside = vec![0.0; g.inputs];
-    for tile in 0..count {
-        let patch = g.patch(images, tile, &outside);
-        for c in (0..g.inputs).step_by(V::<S>::LANES) {
-            let mut d = [V::zero(simd); POSITIONS];
-            for k in 0..POSITIONS {
-                d[k] = V::load(simd, patch[k], c);
-            }
-            for j in 0..4 {
-                let [a, b, c, e] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
-                [d[j], d[4 + j], d[8 + j], d[12 + j]] = [a - c, b + c, c - b, b - e];
-            }
-            for i in 0..4 {
-                let [a, b, c, e] = [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]];
-                [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] = [a - c, b + c, c - b, b - e];
-            }
-            for k in 0..POSITIONS {
-                let at = (k * count + tile) * g.inputs;
-                d[k].store(&mut tiles[at..at + g.inputs], c);
-            }
-        }
-    }
-}
-
-/// The adjoint of [`transform_tiles`], added to the images.
-#[inline(always)]
-fn transform_tiles_back<S: Simd>(
-    simd: S,
-    g: Geometry,
-    tiles: &[f32],
-    images: &mut [f32],
-    count: usize,
-) {
-    for tile in 0..count {
-        let pixels = g.pixels(tile);
-        for c in (0..g.inputs).step_by(V::<S>::LANES) {
-            let mut d = [V::zero(simd); POSITIONS];
-            for k in 0..POSITIONS {
-                let at = (k * count + tile) * g.inputs;
-                d[k] = V::load(simd, &tiles[at..at + g.inputs], c);
-            }
-            for j in 0..4 {
-                let [p, q, r, s] = [d[j], d[4 + j], d[8 + j], d[12 + j]];
-                [d[j], d[4 + j], d[8 + j], d[12 + j]] =
-                    [p, q - r + s, q + r - p, V::zero(simd) - s];
-            }
-            for i in 0..4 {
-                let [p, q, r, s] = [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]];
-                [d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]] =
-                    [p, q - r + s, q + r - p, V::zero(simd) - s];
-            }
-            for k in 0..POSITIONS {
-                if let Some(at) = pixels[k] {
-                    let pixel = &mut images[at..at + g.inputs];
-                    (V::load(simd, pixel, c) + d[k]).store(pixel, c);
-                }
-            }
-        }
-    }
-}
-
-/// The four outputs of a tile from its products, in vectors.
-#[inline(always)]
-fn outputs_of<S: Simd>(simd: S, m: &[V<S>; POSITIONS]) -> [V<S>; 4] {
-    let (mut upper, mut lower) = ([V::zero(simd); 4], [V::zero(simd); 4]);
-    for j in 0..4 {
-        upper[j] = m[j] + m[4 + j] + m[8 + j];
-        lower[j] = m[4 + j] - m[8 + j] - m[12 + j];
-    }
-    let left = |s: [V<S>; 4]| s[0] + s[1] + s[2];
-    let right = |s: [V<S>; 4]| s[1] - s[2] - s[3];
-    [left(upper), right(upper), left(lower), right(lower)]
-}
-
-/// The adjoint of [`outputs_of`]: first along columns, then along rows.
-#[inline(always)]
-fn outputs_back<S: Simd>(simd: S, four: [V<S>; 4]) -> [V<S>; POSITIONS] {
-    let along = |a: V<S>, b: V<S>| [a, a + b, a - b, V::zero(simd) - b];
-    let (upper, lower) = (along(four[0], four[1]), along(four[2], four[3]));
-    let mut m = [V::zero(simd); POSITIONS];
-    for j in 0..4 {
-        let column = along(upper[j], lower[j]);
-        for i in 0..4 {
-            m[4 * i + j] = column[i];
-        }
-    }
-    m
-}
-
-/// Where the four outputs of tile `tile` of a chunk lie in images of `height` x `width`; `None` is beyond an edge.
-#[inline(always)]
-fn places(g: Geometry, [height, width]: [usize; 2], tile: usize) -> [Option<usize>; 4] {
-    let (image, tile) = (tile / g.tiles_per_image(), tile % g.tiles_per_image());
-    let (row, column) = (2 * (tile / g.columns()), 2 * (tile % g.columns()));
-    std::array::from_fn(|i| {
-        let (y, x) = (row + i / 2, column + i % 2);
-        (y < height && x < width).then(|| ((image * height + y) * width + x) * g.outputs)
-    })
-}
-
-/// The outputs of all tiles, with bias, in images of `size`.
-#[inline(always)]
-pub(super) fn store_products<S: Simd>(
-    simd: S,
-    g: Geometry,
-    size: [usize; 2],
     products: &[f32],
     bias: &[f32],
     images: &mut [f32],
 ) {
-    let count = products.len() / (POSITIONS * g.outputs);
+    let count = images.len() / g.result() * g.tiles_per_image();
+    let block = count * g.outputs;
     for tile in 0..count {
-        let places = places(g, size, tile);
+        let places = places::<OUT>(g, tile);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
-            let mut m = [V::zero(simd); POSITIONS];
-            for k in 0..POSITIONS {
-                let at = (k * count + tile) * g.outputs;
-                m[k] = V::load(simd, &products[at..at + g.outputs], c);
-            }
+            let m = load_at::<S, SIDE>(simd, products, [block, tile, g.outputs], c);
+            let y = transform!(simd, m, output, SIDE => OUT);
             let bias = V::load(simd, bias, c);
-            let four = outputs_of(simd, &m);
-            for i in 0..4 {
-                if let Some(at) = places[i] {
-                    (four[i] + bias).store(&mut images[at..at + g.outputs], c);
+            for i in 0..OUT {
+                for j in 0..OUT {
+                    let at = places[i][j];
+                    if at != OUTSIDE {
+                        (y[i][j] + bias).store(&mut images[at..at + g.outputs], c);
+                    }
                 }
             }
         }
@@ -243,121 +444,216 @@ pub(super) fn store_products<S: Simd>(
 }
 
 /// The adjoint of [`store_products`].
+pub(super) fn spread_products(g: Geometry, images: &[f32], products: &mut [f32]) {
+    by_tile!(
+        g,
+        vectorized!(|simd| load_outputs::<_, T, SIDE, OUT>(simd, g, images, products))
+    )
+}
+
 #[inline(always)]
-pub(super) fn spread_products<S: Simd>(
+fn load_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     simd: S,
     g: Geometry,
-    size: [usize; 2],
     images: &[f32],
     products: &mut [f32],
 ) {
-    let count = products.len() / (POSITIONS * g.outputs);
+    let count = images.len() / g.result() * g.tiles_per_image();
+    let block = count * g.outputs;
     for tile in 0..count {
-        let places = places(g, size, tile);
+        let places = places::<OUT>(g, tile);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
-            let mut four = [V::zero(simd); 4];
-            for i in 0..4 {
-                if let Some(at) = places[i] {
-                    four[i] = V::load(simd, &images[at..at + g.outputs], c);
+            let mut y = [[V::zero(simd); OUT]; OUT];
+            for i in 0..OUT {
+                for j in 0..OUT {
+                    let at = places[i][j];
+                    if at != OUTSIDE {
+                        y[i][j] = V::load(simd, &images[at..at + g.outputs], c);
+                    }
                 }
             }
-            let m = outputs_back(simd, four);
-            for k in 0..POSITIONS {
-                let at = (k * count + tile) * g.outputs;
-                m[k].store(&mut products[at..at + g.outputs], c);
-            }
+            let m = transform!(simd, y, output_back, OUT => SIDE);
+            store_at(&m, products, [block, tile, g.outputs], c);
         }
     }
 }
 
-/// The four outputs of each tile, of which the largest is kept.
+/// Where the outputs of tile `tile` of a chunk lie in images of `g.size`, or [`OUTSIDE`].
 #[inline(always)]
-pub(super) fn pool_products<S: Simd>(
+fn places<const OUT: usize>(g: Geometry, tile: usize) -> [[usize; OUT]; OUT] {
+    let [image, row, column] = g.place(tile);
+    let [height, width] = g.size;
+    let mut places = [[OUTSIDE; OUT]; OUT];
+    for i in 0..OUT {
+        for j in 0..OUT {
+            let (y, x) = (row + i, column + j);
+            if y < height && x < width {
+                places[i][j] = ((image * height + y) * width + x) * g.outputs;
+            }
+        }
+    }
+    places
+}
+
+/// Where the window whose first output is at row `i` and column `j` of tile `tile` lies in a chunk's pooled images, or
+/// [`OUTSIDE`].
+#[inline(always)]
+fn window(g: Geometry, tile: usize, i: usize, j: usize) -> usize {
+    let [image, row, column] = g.place(tile);
+    let [height, width] = g.pooled_size();
+    let (y, x) = ((row + i) / 2, (column + j) / 2);
+    match y < height && x < width {
+        true => ((image * height + y) * width + x) * g.outputs,
+        false => OUTSIDE,
+    }
+}
+
+/// Where the windows of a tile lie.
+#[inline(always)]
+fn windows_of<const OUT: usize>(g: Geometry, tile: usize) -> [[usize; OUT]; OUT] {
+    let mut windows = [[OUTSIDE; OUT]; OUT];
+    for i in (0..OUT).step_by(2) {
+        for j in (0..OUT).step_by(2) {
+            windows[i][j] = window(g, tile, i, j);
+        }
+    }
+    windows
+}
+
+/// The outputs of all tiles, of which the largest of each window is kept.
+pub(super) fn pool_products(
+    g: Geometry,
+    products: &[f32],
+    bias: &[f32],
+    pooled: &mut [f32],
+    winners: &mut [f32],
+) {
+    by_tile!(
+        g,
+        vectorized!(|simd| pool_outputs::<_, T, SIDE, OUT>(
+            simd, g, products, bias, pooled, winners
+        ))
+    )
+}
+
+#[inline(always)]
+fn pool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     simd: S,
     g: Geometry,
     products: &[f32],
     bias: &[f32],
-    windows: &mut [f32],
+    pooled: &mut [f32],
     winners: &mut [f32],
 ) {
-    let count = winners.len() / g.outputs;
+    let count = winners.len() / (g.windows_per_image() * g.outputs) * g.tiles_per_image();
+    let block = count * g.outputs;
     for tile in 0..count {
-        let window = tile * g.outputs..(tile + 1) * g.outputs;
+        let windows = windows_of::<OUT>(g, tile);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
-            let mut m = [V::zero(simd); POSITIONS];
-            for k in 0..POSITIONS {
-                let at = (k * count + tile) * g.outputs;
-                m[k] = V::load(simd, &products[at..at + g.outputs], c);
+            let m = load_at::<S, SIDE>(simd, products, [block, tile, g.outputs], c);
+            let y = transform!(simd, m, output, SIDE => OUT);
+            let bias = V::load(simd, bias, c);
+            for i in (0..OUT).step_by(2) {
+                for j in (0..OUT).step_by(2) {
+                    let at = windows[i][j];
+                    if at != OUTSIDE {
+                        let four = [y[i][j], y[i][j + 1], y[i + 1][j], y[i + 1][j + 1]];
+                        let [best, winner] = largest(simd, four);
+                        (best + bias).store(&mut pooled[at..at + g.outputs], c);
+                        winner.store(&mut winners[at..at + g.outputs], c);
+                    }
+                }
             }
-            let [best, winner] = largest(simd, outputs_of(simd, &m));
-            (best + V::load(simd, bias, c)).store(&mut windows[window.clone()], c);
-            winner.store(&mut winners[window.clone()], c);
         }
     }
 }
 
-/// The adjoint of [`pool_products`].
 #[inline(always)]
-fn unpool_products<S: Simd>(
+fn unpool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     simd: S,
     g: Geometry,
     dz: &[f32],
     winners: &[f32],
     products: &mut [f32],
 ) {
-    let count = winners.len() / g.outputs;
+    let count = winners.len() / (g.windows_per_image() * g.outputs) * g.tiles_per_image();
+    let block = count * g.outputs;
     for tile in 0..count {
-        let window = tile * g.outputs..(tile + 1) * g.outputs;
+        let windows = windows_of::<OUT>(g, tile);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
-            let upstream = V::load(simd, &dz[window.clone()], c);
-            let winner = V::load(simd, &winners[window.clone()], c);
-            let m = outputs_back(simd, unpool(simd, upstream, winner));
-            for k in 0..POSITIONS {
-                let at = (k * count + tile) * g.outputs;
-                m[k].store(&mut products[at..at + g.outputs], c);
+            let mut y = [[V::zero(simd); OUT]; OUT];
+            for i in (0..OUT).step_by(2) {
+                for j in (0..OUT).step_by(2) {
+                    let four = match windows[i][j] {
+                        OUTSIDE => [V::zero(simd); 4],
+                        at => unpool(
+                            simd,
+                            V::load(simd, &dz[at..at + g.outputs], c),
+                            V::load(simd, &winners[at..at + g.outputs], c),
+                        ),
+                    };
+                    [y[i][j], y[i][j + 1], y[i + 1][j], y[i + 1][j + 1]] = four;
+                }
             }
+            let m = transform!(simd, y, output_back, OUT => SIDE);
+            store_at(&m, products, [block, tile, g.outputs], c);
         }
     }
 }
 
-/// G w Gᵀ with Winograd's matrix for filters, [1 0 0; ½ ½ ½; ½ −½ ½; 0 0 1] in rows.
+/// The gradients of a pooled convolution: that of the filters comes back, that of the images is added to `x`.
+pub(super) fn winograd_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
+    let g = saved.geometry;
+    // The gradient of the products.
+    let mut products = Buffer::take(g.chunks() * g.chunk_tiles(g.outputs));
+    products
+        .par_chunks_mut(g.chunk_tiles(g.outputs))
+        .zip(dz.par_chunks(g.chunk_windows()))
+        .zip(saved.winners.par_chunks(g.chunk_windows()))
+        .for_each(|((products, dz), winners)| {
+            by_tile!(
+                g,
+                vectorized!(|simd| unpool_outputs::<_, T, SIDE, OUT>(
+                    simd, g, dz, winners, products
+                ))
+            );
+        });
+    through_products(g, &saved.input, &saved.filters, &products, x)
+}
+
+/// The filters, each transformed: `[position][inputs][outputs]`.
+pub(super) fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
+    by_tile!(
+        g,
+        vectorized!(|simd| filters_of::<_, T, SIDE>(simd, g, weight))
+    )
+}
+
 #[inline(always)]
-pub(super) fn transform_filters<S: Simd>(simd: S, g: Geometry, weight: &[f32]) -> Buffer {
-    let mut filters = Buffer::take(POSITIONS * g.inputs * g.outputs);
-    let half = V::splat(simd, 0.5);
+fn filters_of<S: Simd, T: Transforms, const SIDE: usize>(
+    simd: S,
+    g: Geometry,
+    weight: &[f32],
+) -> Buffer {
+    let mut filters = Buffer::take(g.filters());
+    let block = g.inputs * g.outputs;
     // What lies apart, in the order of registers.
     let lanes = V::<S>::LANES;
     let mut taps = vec![0.0; 9 * lanes];
     for input in 0..g.inputs {
-        for c in (0..g.outputs).step_by(V::<S>::LANES) {
+        for c in (0..g.outputs).step_by(lanes) {
             for lane in 0..lanes.min(g.outputs - c) {
                 let at = 9 * ((c + lane) * g.inputs + input);
                 for (tap, w) in weight[at..at + 9].iter().enumerate() {
                     taps[tap * lanes + lane] = *w;
                 }
             }
-            let mut w = [V::zero(simd); 9];
+            let mut w = [[V::zero(simd); 3]; 3];
             for tap in 0..9 {
-                w[tap] = V::load(simd, &taps, tap * lanes);
+                w[tap / 3][tap % 3] = V::load(simd, &taps, tap * lanes);
             }
-            let mut rows = [V::zero(simd); 12];
-            for i in 0..3 {
-                let [p, q, r] = [w[3 * i], w[3 * i + 1], w[3 * i + 2]];
-                [
-                    rows[4 * i],
-                    rows[4 * i + 1],
-                    rows[4 * i + 2],
-                    rows[4 * i + 3],
-                ] = [p, (p + q + r) * half, (p - q + r) * half, r];
-            }
-            for j in 0..4 {
-                let [p, q, r] = [rows[j], rows[4 + j], rows[8 + j]];
-                let column = [p, (p + q + r) * half, (p - q + r) * half, r];
-                for i in 0..4 {
-                    let at = ((4 * i + j) * g.inputs + input) * g.outputs;
-                    column[i].store(&mut filters[at..at + g.outputs], c);
-                }
-            }
+            let u = transform!(simd, w, filter, 3 => SIDE);
+            store_at(&u, &mut filters, [block, input, g.outputs], c);
         }
     }
     filters
@@ -365,33 +661,21 @@ pub(super) fn transform_filters<S: Simd>(simd: S, g: Geometry, weight: &[f32]) -
 
 /// The adjoint of [`transform_filters`].
 #[inline(always)]
-fn transform_filters_back<S: Simd>(simd: S, g: Geometry, filters: &[f32]) -> Vec<f32> {
+fn filters_back<S: Simd, T: Transforms, const SIDE: usize>(
+    simd: S,
+    g: Geometry,
+    filters: &[f32],
+) -> Vec<f32> {
     let mut weight = vec![0.0; 9 * g.inputs * g.outputs];
-    let half = V::splat(simd, 0.5);
-    // What lies apart, in the order of registers.
+    let block = g.inputs * g.outputs;
     let lanes = V::<S>::LANES;
     let mut taps = vec![0.0; 9 * lanes];
     for input in 0..g.inputs {
-        for c in (0..g.outputs).step_by(V::<S>::LANES) {
-            let mut rows = [V::zero(simd); 12];
-            for i in 0..4 {
-                let mut u = [V::zero(simd); 4];
-                for (j, u) in u.iter_mut().enumerate() {
-                    let at = ((4 * i + j) * g.inputs + input) * g.outputs;
-                    *u = V::load(simd, &filters[at..at + g.outputs], c);
-                }
-                let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
-                [rows[3 * i], rows[3 * i + 1], rows[3 * i + 2]] =
-                    [u[0] + sum, difference, sum + u[3]];
-            }
-            let mut w = [V::zero(simd); 9];
-            for j in 0..3 {
-                let u = [rows[j], rows[3 + j], rows[6 + j], rows[9 + j]];
-                let (sum, difference) = ((u[1] + u[2]) * half, (u[1] - u[2]) * half);
-                [w[j], w[3 + j], w[6 + j]] = [u[0] + sum, difference, sum + u[3]];
-            }
+        for c in (0..g.outputs).step_by(lanes) {
+            let u = load_at::<S, SIDE>(simd, filters, [block, input, g.outputs], c);
+            let w = transform!(simd, u, filter_back, SIDE => 3);
             for tap in 0..9 {
-                w[tap].store(&mut taps, tap * lanes);
+                w[tap / 3][tap % 3].store(&mut taps, tap * lanes);
             }
             for lane in 0..lanes.min(g.outputs - c) {
                 let at = 9 * ((c + lane) * g.inputs + input);
