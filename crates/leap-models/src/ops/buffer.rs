@@ -36,6 +36,13 @@ impl Buffer {
         Self(floats)
     }
 
+    /// A copy.
+    pub fn of(values: &[f32]) -> Self {
+        let mut buffer = Self::take(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+
     pub fn zeroed(len: usize) -> Self {
         let mut buffer = Self::take(len);
         buffer.fill(0.0);

@@ -15,6 +15,7 @@ mod gemm;
 mod kernel;
 mod layers;
 mod planes;
+mod product;
 mod simd;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,20 @@ macro_rules! vectorized {
 }
 pub(super) use vectorized;
 
+/// The block for each index below a constant of at most 6, written out: in a loop, the compiler may keep registers in memory.
+macro_rules! each {
+    ($i:ident < $end:expr, $work:block) => {
+        each!(@ $i, $end, $work, 0 1 2 3 4 5)
+    };
+    (@ $i:ident, $end:expr, $work:block, $($n:literal)*) => {
+        $(if $n < $end {
+            let $i: usize = $n;
+            $work
+        })*
+    };
+}
+pub(super) use each;
+
 /// A register of floats. Methods take the instructions along, as `S` is a proof that the processor has them.
 #[derive(Clone, Copy)]
 pub(super) struct V<S: Simd>(S::f32s, S);

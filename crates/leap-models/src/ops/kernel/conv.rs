@@ -39,7 +39,7 @@ pub(crate) struct Conv {
 pub(in crate::ops) struct SavedConv {
     conv: Conv,
     input: Input,
-    /// `[position][inputs][outputs]` transformed, or `[tap][inputs][outputs]`.
+    /// As they were for transformed tiles, else `[tap][inputs][outputs]`.
     filters: Buffer,
 }
 
@@ -88,7 +88,7 @@ impl Conv {
         let (input, filters);
         match self.winograd() {
             Some(g) => {
-                filters = transform_filters(g, weight);
+                let transformed = transform_filters(g, weight, false);
                 let mut tiles = Buffer::take(g.chunks() * g.chunk_tiles(g.inputs));
                 tiles
                     .par_chunks_mut(g.chunk_tiles(g.inputs))
@@ -97,10 +97,11 @@ impl Conv {
                     .for_each(|((tiles, x), y)| {
                         transform_tiles(g, x, tiles);
                         let count = x.len() / self.image() * g.tiles_per_image();
-                        let products = multiply(g, count, tiles, &filters);
+                        let products = multiply(g, count, tiles, &transformed);
                         store_products(g, &products, bias, y);
                     });
                 input = Input::Tiles(g, tiles);
+                filters = Buffer::of(weight);
             }
             None => {
                 filters = reorder_filters(self.filters(), weight);

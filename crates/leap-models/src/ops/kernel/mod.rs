@@ -93,7 +93,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
 
     let (input, filters);
     if g.winograd() {
-        filters = transform_filters(g, params.weight);
+        let transformed = transform_filters(g, params.weight, false);
         let mut tiles = Buffer::take(g.chunks() * g.chunk_tiles(g.inputs));
         tiles
             .par_chunks_mut(g.chunk_tiles(g.inputs))
@@ -102,10 +102,11 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
             .for_each(|((tiles, images), (windows, winners))| {
                 transform_tiles(g, images, tiles);
                 let count = images.len() / g.image() * g.tiles_per_image();
-                let products = multiply(g, count, tiles, &filters);
+                let products = multiply(g, count, tiles, &transformed);
                 pool_products(g, &products, params.bias, windows, winners);
             });
         input = tiles;
+        filters = Buffer::of(params.weight);
     } else {
         filters = reorder_filters([9, g.inputs, g.outputs], params.weight);
         images
@@ -121,9 +122,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
                     winners
                 ));
             });
-        let mut copy = Buffer::take(x.len());
-        copy.copy_from_slice(x);
-        input = copy;
+        input = Buffer::of(x);
     }
 
     let (mean, variance) = match statistics {

@@ -10,7 +10,7 @@ pub(in crate::ops) struct Saved {
     pub(super) geometry: Geometry,
     /// The input: transformed tiles `[chunk][position][tile][inputs]`, or as it was.
     pub(super) input: Buffer,
-    /// The filters: `[position][inputs][outputs]` transformed, or `[tap][inputs][outputs]`.
+    /// The filters: as they were for transformed tiles, else `[tap][inputs][outputs]`.
     pub(super) filters: Buffer,
     /// Which of a window's four was the largest, `[tile][outputs]`.
     pub(super) winners: Buffer,

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use crate::ops::buffer::Buffer;
-use crate::ops::gemm::{Matrix, gemm};
-use crate::ops::simd::{Simd, V, vectorized};
+use crate::ops::product::{self, Left};
+use crate::ops::simd::{Simd, V, each, vectorized};
 
 use super::geometry::{Geometry, OUTSIDE};
 use super::pool::{largest, unpool};
@@ -208,27 +208,27 @@ macro_rules! by_tile {
 macro_rules! transform {
     ($simd:expr, $tile:expr, $along:ident, $from:expr => $to:expr) => {{
         let mut half = [[V::zero($simd); $from]; $to];
-        for j in 0..$from {
+        each!(j < $from, {
             let mut column = [V::zero($simd); 6];
-            for i in 0..$from {
+            each!(i < $from, {
                 column[i] = $tile[i][j];
-            }
+            });
             let column = T::$along($simd, column);
-            for i in 0..$to {
+            each!(i < $to, {
                 half[i][j] = column[i];
-            }
-        }
+            });
+        });
         let mut whole = [[V::zero($simd); $to]; $to];
-        for i in 0..$to {
+        each!(i < $to, {
             let mut row = [V::zero($simd); 6];
-            for j in 0..$from {
+            each!(j < $from, {
                 row[j] = half[i][j];
-            }
+            });
             let row = T::$along($simd, row);
-            for j in 0..$to {
+            each!(j < $to, {
                 whole[i][j] = row[j];
-            }
-        }
+            });
+        });
         whole
     }};
 }
@@ -254,14 +254,14 @@ fn tiles_of<S: Simd, T: Transforms, const SIDE: usize>(
         let pixels = g.pixels::<SIDE>(tile);
         for c in (0..g.inputs).step_by(V::<S>::LANES) {
             let mut d = [[V::zero(simd); SIDE]; SIDE];
-            for i in 0..SIDE {
-                for j in 0..SIDE {
+            each!(i < SIDE, {
+                each!(j < SIDE, {
                     let at = pixels[i][j];
                     if at != OUTSIDE {
                         d[i][j] = V::load(simd, &images[at..at + g.inputs], c);
                     }
-                }
-            }
+                });
+            });
             let d = transform!(simd, d, input, SIDE => SIDE);
             store_at(&d, tiles, [block, tile, g.inputs], c);
         }
@@ -283,15 +283,15 @@ fn tiles_back<S: Simd, T: Transforms, const SIDE: usize>(
         for c in (0..g.inputs).step_by(V::<S>::LANES) {
             let d = load_at::<S, SIDE>(simd, tiles, [block, tile, g.inputs], c);
             let d = transform!(simd, d, input_back, SIDE => SIDE);
-            for i in 0..SIDE {
-                for j in 0..SIDE {
+            each!(i < SIDE, {
+                each!(j < SIDE, {
                     let at = pixels[i][j];
                     if at != OUTSIDE {
                         let pixel = &mut images[at..at + g.inputs];
                         (V::load(simd, pixel, c) + d[i][j]).store(pixel, c);
                     }
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -305,12 +305,12 @@ fn load_at<S: Simd, const SIDE: usize>(
     c: usize,
 ) -> Tile<S, SIDE> {
     let mut d = [[V::zero(simd); SIDE]; SIDE];
-    for i in 0..SIDE {
-        for j in 0..SIDE {
+    each!(i < SIDE, {
+        each!(j < SIDE, {
             let at = (SIDE * i + j) * block + row * channels;
             d[i][j] = V::load(simd, &values[at..at + channels], c);
-        }
-    }
+        });
+    });
     d
 }
 
@@ -321,27 +321,42 @@ fn store_at<S: Simd, const SIDE: usize>(
     [block, row, channels]: [usize; 3],
     c: usize,
 ) {
-    for i in 0..SIDE {
-        for j in 0..SIDE {
+    each!(i < SIDE, {
+        each!(j < SIDE, {
             let at = (SIDE * i + j) * block + row * channels;
             d[i][j].store(&mut values[at..at + channels], c);
-        }
-    }
+        });
+    });
 }
 
 /// The products of `count` tiles and the filters, position by position.
 pub(super) fn multiply(g: Geometry, count: usize, tiles: &[f32], filters: &[f32]) -> Buffer {
     let mut products = Buffer::take(g.positions() * count * g.outputs);
+    let rows = [count, g.inputs, g.outputs];
+    vectorized!(|simd| multiply_all(simd, g, rows, &mut products, tiles, filters));
+    products
+}
+
+/// The products at all positions, for rows, channels before and channels behind.
+#[inline(always)]
+fn multiply_all<S: Simd>(
+    simd: S,
+    g: Geometry,
+    [rows, from, to]: [usize; 3],
+    products: &mut [f32],
+    tiles: &[f32],
+    filters: &[f32],
+) {
     for k in 0..g.positions() {
-        gemm(
-            [count, g.outputs, g.inputs],
-            at_mut(&mut products, k, [count, g.outputs]),
+        product::multiply(
+            simd,
+            [rows, to, from],
+            at_mut(products, k, [rows, to]),
             false,
-            Matrix::Rows(at(tiles, k, [count, g.inputs])),
-            Matrix::Rows(at(filters, k, [g.inputs, g.outputs])),
+            Left::Rows(at(tiles, k, [rows, from])),
+            at(filters, k, [from, to]),
         );
     }
-    products
 }
 
 /// What belongs to position `k`, of this number of rows and channels.
@@ -358,25 +373,19 @@ fn at_mut(values: &mut [f32], k: usize, [rows, channels]: [usize; 2]) -> &mut [f
 pub(super) fn through_products(
     g: Geometry,
     tiles: &[f32],
-    transformed: &[f32],
+    weight: &[f32],
     products: &[f32],
     x: Option<&mut [f32]>,
 ) -> Vec<f32> {
     if let Some(x) = x {
+        let transposed = transform_filters(g, weight, true);
         x.par_chunks_mut(g.chunk() * g.image())
             .zip(products.par_chunks(g.chunk_tiles(g.outputs)))
             .for_each(|(images, products)| {
                 let count = images.len() / g.image() * g.tiles_per_image();
                 let mut tiles = Buffer::take(g.positions() * count * g.inputs);
-                for k in 0..g.positions() {
-                    gemm(
-                        [count, g.inputs, g.outputs],
-                        at_mut(&mut tiles, k, [count, g.inputs]),
-                        false,
-                        Matrix::Rows(at(products, k, [count, g.outputs])),
-                        Matrix::Columns(at(transformed, k, [g.inputs, g.outputs])),
-                    );
-                }
+                let rows = [count, g.outputs, g.inputs];
+                vectorized!(|simd| multiply_all(simd, g, rows, &mut tiles, products, &transposed));
                 by_tile!(
                     g,
                     vectorized!(|simd| tiles_back::<_, T, SIDE>(simd, g, &tiles, images))
@@ -392,13 +401,14 @@ pub(super) fn through_products(
                 let count = g.tiles_in(chunk);
                 let tiles = &tiles[chunk * g.chunk_tiles(g.inputs)..];
                 let products = &products[chunk * g.chunk_tiles(g.outputs)..];
-                gemm(
+                vectorized!(|simd| product::multiply(
+                    simd,
                     [g.inputs, g.outputs, count],
-                    &mut filters[..g.inputs * g.outputs],
+                    filters,
                     chunk > 0,
-                    Matrix::Columns(at(tiles, k, [count, g.inputs])),
-                    Matrix::Rows(at(products, k, [count, g.outputs])),
-                );
+                    Left::Columns(at(tiles, k, [count, g.inputs]), g.inputs),
+                    at(products, k, [count, g.outputs]),
+                ));
             }
         });
     by_tile!(
@@ -431,14 +441,14 @@ fn store_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
             let m = load_at::<S, SIDE>(simd, products, [block, tile, g.outputs], c);
             let y = transform!(simd, m, output, SIDE => OUT);
             let bias = V::load(simd, bias, c);
-            for i in 0..OUT {
-                for j in 0..OUT {
+            each!(i < OUT, {
+                each!(j < OUT, {
                     let at = places[i][j];
                     if at != OUTSIDE {
                         (y[i][j] + bias).store(&mut images[at..at + g.outputs], c);
                     }
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -464,14 +474,14 @@ fn load_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
         let places = places::<OUT>(g, tile);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
             let mut y = [[V::zero(simd); OUT]; OUT];
-            for i in 0..OUT {
-                for j in 0..OUT {
+            each!(i < OUT, {
+                each!(j < OUT, {
                     let at = places[i][j];
                     if at != OUTSIDE {
                         y[i][j] = V::load(simd, &images[at..at + g.outputs], c);
                     }
-                }
-            }
+                });
+            });
             let m = transform!(simd, y, output_back, OUT => SIDE);
             store_at(&m, products, [block, tile, g.outputs], c);
         }
@@ -484,14 +494,14 @@ fn places<const OUT: usize>(g: Geometry, tile: usize) -> [[usize; OUT]; OUT] {
     let [image, row, column] = g.place(tile);
     let [height, width] = g.size;
     let mut places = [[OUTSIDE; OUT]; OUT];
-    for i in 0..OUT {
-        for j in 0..OUT {
+    each!(i < OUT, {
+        each!(j < OUT, {
             let (y, x) = (row + i, column + j);
             if y < height && x < width {
                 places[i][j] = ((image * height + y) * width + x) * g.outputs;
             }
-        }
-    }
+        });
+    });
     places
 }
 
@@ -512,11 +522,13 @@ fn window(g: Geometry, tile: usize, i: usize, j: usize) -> usize {
 #[inline(always)]
 fn windows_of<const OUT: usize>(g: Geometry, tile: usize) -> [[usize; OUT]; OUT] {
     let mut windows = [[OUTSIDE; OUT]; OUT];
-    for i in (0..OUT).step_by(2) {
-        for j in (0..OUT).step_by(2) {
+    each!(half < OUT / 2, {
+        let i = 2 * half;
+        each!(half < OUT / 2, {
+            let j = 2 * half;
             windows[i][j] = window(g, tile, i, j);
-        }
-    }
+        });
+    });
     windows
 }
 
@@ -553,8 +565,10 @@ fn pool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
             let m = load_at::<S, SIDE>(simd, products, [block, tile, g.outputs], c);
             let y = transform!(simd, m, output, SIDE => OUT);
             let bias = V::load(simd, bias, c);
-            for i in (0..OUT).step_by(2) {
-                for j in (0..OUT).step_by(2) {
+            each!(half < OUT / 2, {
+                let i = 2 * half;
+                each!(half < OUT / 2, {
+                    let j = 2 * half;
                     let at = windows[i][j];
                     if at != OUTSIDE {
                         let four = [y[i][j], y[i][j + 1], y[i + 1][j], y[i + 1][j + 1]];
@@ -562,8 +576,8 @@ fn pool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
                         (best + bias).store(&mut pooled[at..at + g.outputs], c);
                         winner.store(&mut winners[at..at + g.outputs], c);
                     }
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -582,8 +596,10 @@ fn unpool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
         let windows = windows_of::<OUT>(g, tile);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
             let mut y = [[V::zero(simd); OUT]; OUT];
-            for i in (0..OUT).step_by(2) {
-                for j in (0..OUT).step_by(2) {
+            each!(half < OUT / 2, {
+                let i = 2 * half;
+                each!(half < OUT / 2, {
+                    let j = 2 * half;
                     let four = match windows[i][j] {
                         OUTSIDE => [V::zero(simd); 4],
                         at => unpool(
@@ -593,8 +609,8 @@ fn unpool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
                         ),
                     };
                     [y[i][j], y[i][j + 1], y[i + 1][j], y[i + 1][j + 1]] = four;
-                }
-            }
+                });
+            });
             let m = transform!(simd, y, output_back, OUT => SIDE);
             store_at(&m, products, [block, tile, g.outputs], c);
         }
@@ -621,29 +637,34 @@ pub(super) fn winograd_backward(saved: &Saved, dz: &[f32], x: Option<&mut [f32]>
     through_products(g, &saved.input, &saved.filters, &products, x)
 }
 
-/// The filters, each transformed: `[position][inputs][outputs]`.
-pub(super) fn transform_filters(g: Geometry, weight: &[f32]) -> Buffer {
+/// The filters, each transformed: `[position][inputs][outputs]`, or with outputs before inputs.
+pub(super) fn transform_filters(g: Geometry, weight: &[f32], transposed: bool) -> Buffer {
+    // Rows and columns at a position, and the steps of each in the weight.
+    let (sizes, steps) = match transposed {
+        false => ([g.inputs, g.outputs], [9, 9 * g.inputs]),
+        true => ([g.outputs, g.inputs], [9 * g.inputs, 9]),
+    };
     by_tile!(
         g,
-        vectorized!(|simd| filters_of::<_, T, SIDE>(simd, g, weight))
+        vectorized!(|simd| filters_of::<_, T, SIDE>(simd, weight, sizes, steps))
     )
 }
 
 #[inline(always)]
 fn filters_of<S: Simd, T: Transforms, const SIDE: usize>(
     simd: S,
-    g: Geometry,
     weight: &[f32],
+    [rows, columns]: [usize; 2],
+    [down, along]: [usize; 2],
 ) -> Buffer {
-    let mut filters = Buffer::take(g.filters());
-    let block = g.inputs * g.outputs;
+    let mut filters = Buffer::take(SIDE * SIDE * rows * columns);
     // What lies apart, in the order of registers.
     let lanes = V::<S>::LANES;
     let mut taps = vec![0.0; 9 * lanes];
-    for input in 0..g.inputs {
-        for c in (0..g.outputs).step_by(lanes) {
-            for lane in 0..lanes.min(g.outputs - c) {
-                let at = 9 * ((c + lane) * g.inputs + input);
+    for row in 0..rows {
+        for c in (0..columns).step_by(lanes) {
+            for lane in 0..lanes.min(columns - c) {
+                let at = row * down + (c + lane) * along;
                 for (tap, w) in weight[at..at + 9].iter().enumerate() {
                     taps[tap * lanes + lane] = *w;
                 }
@@ -653,7 +674,7 @@ fn filters_of<S: Simd, T: Transforms, const SIDE: usize>(
                 w[tap / 3][tap % 3] = V::load(simd, &taps, tap * lanes);
             }
             let u = transform!(simd, w, filter, 3 => SIDE);
-            store_at(&u, &mut filters, [block, input, g.outputs], c);
+            store_at(&u, &mut filters, [rows * columns, row, columns], c);
         }
     }
     filters
