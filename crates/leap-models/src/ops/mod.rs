@@ -11,7 +11,6 @@
 mod backend;
 mod buffer;
 mod conv_relu;
-mod gemm;
 mod kernel;
 mod layers;
 mod planes;

@@ -24,11 +24,28 @@ pub(super) fn with_instructions<S: Simd, R>(simd: S, work: impl FnMut() -> R) ->
     simd.vectorize(Work(work))
 }
 
+/// The widest vector instructions that the processor has.
+#[inline]
+pub(super) fn instructions() -> pulp::Arch {
+    #[cfg(test)]
+    match FORCED.load(std::sync::atomic::Ordering::Relaxed) {
+        1 => return pulp::Arch::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        2 => return pulp::x86::V3::try_new().map_or(pulp::Arch::Scalar, pulp::Arch::V3),
+        _ => {}
+    }
+    pulp::Arch::new()
+}
+
+/// In place of the widest: 1 for none, 2 for AVX2.
+#[cfg(test)]
+pub(super) static FORCED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
 /// `vectorized!(|simd| work)`: the expression, compiled for each set of vector instructions, of which the widest that the
 /// processor has is called; `simd` names it. The functions that it calls have to be `#[inline(always)]`, closures too.
 macro_rules! vectorized {
     (|$simd:ident| $work:expr) => {
-        match pulp::Arch::new() {
+        match $crate::ops::simd::instructions() {
             #[cfg(target_arch = "x86_64")]
             pulp::Arch::V4($simd) => $crate::ops::simd::with_instructions(
                 $simd,

@@ -159,6 +159,20 @@ fn the_papers_blocks_are_burns_own() {
     }
 }
 
+/// Narrower registers than this processor's: other tests that run meanwhile use them too, which must make no difference.
+#[test]
+fn every_set_of_instructions_is_right() {
+    for instructions in [1, 2, 0] {
+        super::simd::FORCED.store(instructions, std::sync::atomic::Ordering::Relaxed);
+        for (inputs, side) in [(1, 9), (16, 14), (33, 7), (8, 3)] {
+            compare(inputs, 37, [5, side, side], 1);
+            compare_norm([3, inputs, side, side], true, true, 1);
+        }
+        compare_conv(3, [9, 8], &Conv2dConfig::new([17, 40], [3, 3]));
+        compare_conv(3, [9, 8], &Conv2dConfig::new([3, 70], [3, 2]));
+    }
+}
+
 /// The gradients are the slopes of the loss, along random directions.
 #[test]
 fn gradients_are_finite_differences() {

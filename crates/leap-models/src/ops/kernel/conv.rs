@@ -153,9 +153,15 @@ impl SavedConv {
     fn patches_backward(&self, input: &[f32], dy: &[f32], x: Option<&mut [f32]>) -> Vec<f32> {
         let conv = self.conv;
         if let Some(x) = x {
+            let mut transposed = Buffer::take(self.filters.len());
+            let seen = self.filters.len() / conv.outputs;
+            for (i, taps) in transposed.chunks_exact_mut(seen).enumerate() {
+                let filter = self.filters.iter().skip(i).step_by(conv.outputs);
+                taps.iter_mut().zip(filter).for_each(|(tap, w)| *tap = *w);
+            }
             x.par_chunks_mut(conv.image())
                 .zip(dy.par_chunks(conv.result()))
-                .for_each(|(x, dy)| conv.image_back(&self.filters, dy, x));
+                .for_each(|(x, dy)| conv.image_back(&transposed, dy, x));
         }
         let images = conv.batch.div_ceil(PARTS);
         let parts: Vec<Buffer> = input

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::ops::backend::Floats;
 use crate::ops::buffer::Buffer;
-use crate::ops::simd::{Simd, V, vectorized};
+use crate::ops::simd::{Simd, V, each, vectorized};
 
 use super::normalize::{column_sums, moments};
 use super::pool::{largest, pick, unpool};
@@ -142,10 +142,10 @@ impl SavedNorm {
     ) -> ([V<S>; 4], [V<S>; 2]) {
         let mut four = [V::zero(simd); 4];
         let mut activated = four;
-        for i in 0..4 {
+        each!(i < 4, {
             four[i] = V::load(simd, &x[pixels[i]..pixels[i] + self.norm.channels], c);
             activated[i] = self.activated(simd, four[i], c);
-        }
+        });
         (four, largest(simd, activated))
     }
 
@@ -273,10 +273,10 @@ impl SavedNorm {
             for c in (0..width).step_by(V::<S>::LANES) {
                 let (four, [_, winner]) = self.window(simd, x, pixels, c);
                 let upstream = unpool(simd, V::load(simd, dy, c), winner);
-                for i in 0..4 {
+                each!(i < 4, {
                     let back = self.pixel_back(simd, four[i], upstream[i], c, sums);
                     back.store(&mut dx[pixels[i]..pixels[i] + width], c);
-                }
+                });
             }
         }
         // An odd row or column is in no window.

@@ -1,7 +1,7 @@
 //! Any convolution as a matrix product: the pixels that each output sees, laid out in rows.
 
 use crate::ops::buffer::Buffer;
-use crate::ops::gemm::{Matrix, gemm};
+use crate::ops::product::{self, Left};
 use crate::ops::simd::vectorized;
 
 use super::conv::Conv;
@@ -99,13 +99,14 @@ impl Conv {
             .for_each(|y| y.copy_from_slice(bias));
         self.for_chunks(image, |first, count, patches| {
             let at = first * self.size[1] * self.outputs;
-            gemm(
+            vectorized!(|simd| product::multiply(
+                simd,
                 [count, self.outputs, self.seen()],
                 &mut y[at..at + count * self.outputs],
                 true,
-                Matrix::Rows(patches),
-                Matrix::Rows(filters),
-            );
+                Left::Rows(patches),
+                filters,
+            ));
         });
     }
 
@@ -113,26 +114,28 @@ impl Conv {
     pub(super) fn filters_back(&self, image: &[f32], dy: &[f32], dfilters: &mut [f32]) {
         self.for_chunks(image, |first, count, patches| {
             let at = first * self.size[1] * self.outputs;
-            gemm(
+            vectorized!(|simd| product::multiply(
+                simd,
                 [self.seen(), self.outputs, count],
                 dfilters,
                 true,
-                Matrix::Columns(patches),
-                Matrix::Rows(&dy[at..at + count * self.outputs]),
-            );
+                Left::Columns(patches, self.seen()),
+                &dy[at..at + count * self.outputs],
+            ));
         });
     }
 
-    /// The gradient of an image, which is zero before.
-    pub(super) fn image_back(&self, filters: &[f32], dy: &[f32], dimage: &mut [f32]) {
+    /// The gradient of an image, which is zero before; `transposed` are the filters, `[output][tap][input]`.
+    pub(super) fn image_back(&self, transposed: &[f32], dy: &[f32], dimage: &mut [f32]) {
         let product = |count: usize, dy: &[f32], patches: &mut [f32]| {
-            gemm(
+            vectorized!(|simd| product::multiply(
+                simd,
                 [count, self.seen(), self.outputs],
                 patches,
                 false,
-                Matrix::Rows(dy),
-                Matrix::Columns(filters),
-            );
+                Left::Rows(dy),
+                transposed,
+            ));
         };
         if self.is_pointwise() {
             return product(self.size[0] * self.size[1], dy, dimage);
