@@ -42,8 +42,9 @@ use crate::ops;
 /// What [`Conv2d::forward`] gives: from `[batch, channels_in, height, width]` to `[batch, channels_out, height', width']`.
 ///
 /// Any size, stride, padding and dilation, with and without bias; groups are left to Burn. Convolutions of 3 x 3 in steps
-/// of one are Winograd's F(2 x 2, 3 x 3) (Lavin, Gray, [arXiv 1509.09308](https://arxiv.org/abs/1509.09308)), where there
-/// are at least 8 channels on both sides; others are matrix products.
+/// of one are Winograd's F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3) (Lavin, Gray,
+/// [arXiv 1509.09308](https://arxiv.org/abs/1509.09308)), where there are at least 8 channels on both sides; others are
+/// matrix products.
 ///
 /// # Panics
 /// As Burn's, for shapes that do not fit together.

@@ -588,3 +588,56 @@ fn blocks_of_all_settings_are_burns() {
         }
     }
 }
+
+/// How far a 3 x 3 convolution of 64 channels is off from float64, relative to its results, root mean square.
+fn rounding(side: usize, device: &Device) -> f64 {
+    let mut rng = run_rng(3, "rounding");
+    let mut values =
+        |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
+    let (batch, channels) = (2, 64);
+    let (x, weight) = (
+        values(batch * channels * side * side),
+        values(channels * channels * 9),
+    );
+    let mut conv = Conv2dConfig::new([channels, channels], [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .with_bias(false)
+        .init(device);
+    let data = TensorData::new(weight.clone(), [channels, channels, 3, 3]);
+    conv.weight = burn::module::Param::from_tensor(Tensor::from_data(data, device));
+    let images = TensorData::new(x.clone(), [batch, channels, side, side]);
+    let images = Tensor::<4>::from_data(images, device);
+    let sizes = super::conv_for(&conv, &images).expect("there is code for it");
+    let ours = super::conv2d(&conv, images, sizes).into_data();
+    let ours: Vec<f32> = ours.to_vec().expect("floats");
+
+    let (mut error, mut size) = (0.0, 0.0);
+    for (i, ours) in ours.into_iter().enumerate() {
+        let (image, output) = (i / (side * side * channels), i / (side * side) % channels);
+        let (row, column) = (i / side % side, i % side);
+        let mut exact = 0.0;
+        for input in 0..channels {
+            for tap in 0..9 {
+                let (y, x_at) = (row + tap / 3, column + tap % 3);
+                if (1..=side).contains(&y) && (1..=side).contains(&x_at) {
+                    let at = ((image * channels + input) * side + y - 1) * side + x_at - 1;
+                    exact +=
+                        f64::from(x[at]) * f64::from(weight[(output * channels + input) * 9 + tap]);
+                }
+            }
+        }
+        error += (f64::from(ours) - exact).powi(2);
+        size += exact * exact;
+    }
+    (error / size).sqrt()
+}
+
+/// What F(4 x 4) costs, which an image of 8 x 8 takes, against F(2 x 2), which one of 6 x 6 takes.
+#[test]
+fn larger_tiles_are_off_by_three_times_as_much() {
+    for device in devices() {
+        let [two, four] = [6, 8].map(|side| rounding(side, &device));
+        println!("F(2 x 2) is off by {two:.1e}, F(4 x 4) by {four:.1e}");
+        assert!(two < 4e-7 && four < 1.2e-6, "{two:e}, {four:e}");
+    }
+}

@@ -1,11 +1,11 @@
 //! The convolution block on plain slices.
 //!
 //! Images are kept with the channels last, `[batch, height, width, channels]`, so that vector instructions run along
-//! channels. The convolution is Winograd's F(2 x 2, 3 x 3) (Lavin, Gray: "Fast Algorithms for Convolutional Neural
-//! Networks", [arXiv 1509.09308](https://arxiv.org/abs/1509.09308)): an input tile of 4 x 4 pixels and the filter
-//! are transformed, multiplied position by position, which over all tiles and channels makes 16 matrix products, and
-//! transformed back to 2 x 2 outputs. These four are just what one max-pooling window sees: a tile is a pixel of the
-//! result, outputs that pooling would drop at odd edges are never computed, and none of the four is ever stored.
+//! channels. The convolution is Winograd's F(2 x 2, 3 x 3) or F(4 x 4, 3 x 3) (Lavin, Gray: "Fast Algorithms for
+//! Convolutional Neural Networks", [arXiv 1509.09308](https://arxiv.org/abs/1509.09308)): tiles of 4 x 4 or 6 x 6 pixels
+//! and the filters are transformed, multiplied position by position, which over all tiles and channels makes 16 or 36
+//! matrix products, and transformed back to 2 x 2 or 4 x 4 outputs. These are just what one max-pooling window sees, or
+//! four: outputs that pooling would drop at odd edges are never computed, and none that it looks at is ever stored.
 //!
 //! The backward pass is the adjoint of each of these steps. Inputs of few channels, for which the products would be
 //! too thin, are convolved directly.
