@@ -24,10 +24,10 @@ def theirs(network, memory_format, threads, processes):
     return [sys.executable, "benches/pytorch.py", network, memory_format, str(threads), str(processes)]
 
 
-def programs(network, bench):
+def programs(network, bench, *more):
     """All that is timed for a network: name, and command."""
-    yield "ours, all lanes", ours(bench, CORES)
-    yield "ours, one thread", ours(bench, 1)
+    yield "ours, all lanes", ours(bench, CORES, *more)
+    yield "ours, one thread", ours(bench, 1, *more)
     for memory_format in FORMATS:
         name = f"PyTorch, {memory_format}"
         yield f"{name}, {CORES} threads", theirs(network, memory_format, CORES, 1)
@@ -35,10 +35,10 @@ def programs(network, bench):
         yield f"{name}, one thread", theirs(network, memory_format, 1, 1)
 
 
-def compare(title, network, bench, rounds):
+def compare(rounds, title, network, bench, *more):
     rates, peaks = collections.defaultdict(list), collections.defaultdict(list)
     for done in range(rounds):
-        for name, command in programs(network, bench):
+        for name, command in programs(network, bench, *more):
             rate, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             rates[name].append(float(rate))
             peaks[name].append(float(peak))
@@ -66,8 +66,9 @@ def compare(title, network, bench, rounds):
 
 def main():
     rounds = int(sys.argv[1])
-    compare("Omniglot meta-step with Leap", "omniglot", "meta_step", rounds)
-    compare("A network of one's own", "own", "own_network", rounds)
+    compare(rounds, "Omniglot meta-step with Leap", "omniglot", "meta_step")
+    compare(rounds, "A network of one's own", "own", "own_network")
+    compare(rounds, "The same with residual blocks", "residual", "own_network", 6, "fast", "residual")
     for tasks in [CORES, 5]:
         command = [sys.executable, "benches/jax_vmap.py", str(tasks)]
         result = subprocess.run(command, capture_output=True, text=True)

@@ -1,12 +1,13 @@
 """The same work in PyTorch, all data made beforehand.
 
-`omniglot` is a meta-step of Leap on the Omniglot convnet, `own` plain training of the network of
+`omniglot` is a meta-step of Leap on the Omniglot convnet, `own` and `residual` plain training of the networks of
 benches/own_network.rs. Prints training steps a second over the whole machine, and the peak memory of all its
 processes in MiB. Called by benches/compare.py.
 
-    python benches/pytorch.py omniglot|own contiguous|channels_last THREADS PROCESSES [SECONDS]
+    python benches/pytorch.py omniglot|own|residual contiguous|channels_last THREADS PROCESSES [SECONDS]
 """
 
+import functools
 import resource
 import sys
 import time
@@ -17,8 +18,21 @@ from torch import nn
 STEPS = 100  # of a task
 
 
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
+        self.inner = nn.Sequential(*layers, nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64))
+
+    def forward(self, x):
+        return nn.functional.max_pool2d(nn.functional.relu(x + self.inner(x)), 2)
+
+
 def model(name):
     blocks = []
+    if name == "residual":
+        stem = [nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*stem, Residual(), Residual(), Residual(), nn.Flatten(), nn.Linear(256, 20))
     for i in range(4):
         convolution = nn.Conv2d(64 if i else {"omniglot": 1, "own": 3}[name], 64, 3, padding=1)
         if name == "omniglot":
@@ -55,9 +69,9 @@ def omniglot(init, batches, memory_format):
     return gradient
 
 
-def own(init, batches, memory_format):
+def plain(name, init, batches, memory_format):
     """Trains a copy of `init` with SGD."""
-    net = model("own").to(memory_format=memory_format)
+    net = model(name).to(memory_format=memory_format)
     net.load_state_dict(init)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     criterion = nn.CrossEntropyLoss()
@@ -72,8 +86,8 @@ def work(name, memory_format, threads, seconds):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     memory_format = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[memory_format]
-    shape = {"omniglot": (20, 1, 28, 28), "own": (20, 3, 32, 32)}[name]
-    train = {"omniglot": omniglot, "own": own}[name]
+    shape = (20, 1, 28, 28) if name == "omniglot" else (20, 3, 32, 32)
+    train = omniglot if name == "omniglot" else functools.partial(plain, name)
     init = model(name).state_dict()
     batches = [
         (torch.rand(shape).to(memory_format=memory_format), torch.randint(20, (20,)))
