@@ -96,7 +96,7 @@ impl Conv {
                     .zip(y.par_chunks_mut(g.chunk() * self.result()))
                     .for_each(|((tiles, x), y)| {
                         transform_tiles(g, x, tiles);
-                        let count = x.len() / self.image() * g.tiles_per_image();
+                        let count = g.tiles_of(x);
                         let products = multiply(g, count, tiles, &transformed);
                         store_products(g, &products, bias, y);
                     });

@@ -89,6 +89,12 @@ impl Geometry {
         self.grid().iter().product()
     }
 
+    /// Tiles of whole images of the input.
+    #[inline]
+    pub(super) fn tiles_of(&self, images: &[f32]) -> usize {
+        images.len() / self.image() * self.tiles_per_image()
+    }
+
     /// Whole images that are worked on at a time.
     pub(super) fn chunk(&self) -> usize {
         (PRODUCTS_AT_A_TIME / (self.positions() * self.tiles_per_image())).clamp(1, self.batch)

@@ -101,7 +101,7 @@ pub(super) fn forward(g: Geometry, x: &[f32], params: Params, statistics: Statis
             .zip(results)
             .for_each(|((tiles, images), (windows, winners))| {
                 transform_tiles(g, images, tiles);
-                let count = images.len() / g.image() * g.tiles_per_image();
+                let count = g.tiles_of(images);
                 let products = multiply(g, count, tiles, &transformed);
                 pool_products(g, &products, params.bias, windows, winners);
             });

@@ -40,13 +40,15 @@ pub(super) fn column_sums<S: Simd, const N: usize>(
 #[inline(always)]
 pub(super) fn moments<S: Simd>(simd: S, rows: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
     let (mut mean, mut squares) = (vec![0.0; width], vec![0.0; width]);
+    let (mut sum, mut own_squares) = (mean.clone(), mean.clone());
     let mut before = 0;
     for block in rows.chunks(ROWS_AT_A_TIME * width) {
         let count = block.len() / width;
         let (share, joined) = (V::splat(simd, 1.0 / count as f32), (before + count) as f32);
         let of_block = V::splat(simd, count as f32 / joined);
         let of_both = V::splat(simd, before as f32 * count as f32 / joined);
-        let (mut sum, mut own_squares) = (vec![0.0; width], vec![0.0; width]);
+        sum.fill(0.0);
+        own_squares.fill(0.0);
         for row in block.chunks_exact(width) {
             for c in (0..width).step_by(V::<S>::LANES) {
                 (V::load(simd, &sum, c) + V::load(simd, row, c)).store(&mut sum, c);

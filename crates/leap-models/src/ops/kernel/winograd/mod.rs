@@ -34,7 +34,7 @@ fn tiles_of<S: Simd, T: Transforms, const SIDE: usize>(
     images: &[f32],
     tiles: &mut [f32],
 ) {
-    let count = images.len() / g.image() * g.tiles_per_image();
+    let count = g.tiles_of(images);
     let block = count * g.inputs;
     for tile in 0..count {
         let pixels = g.pixels::<SIDE>(tile);
@@ -62,7 +62,7 @@ fn tiles_back<S: Simd, T: Transforms, const SIDE: usize>(
     tiles: &[f32],
     images: &mut [f32],
 ) {
-    let count = images.len() / g.image() * g.tiles_per_image();
+    let count = g.tiles_of(images);
     let block = count * g.inputs;
     for tile in 0..count {
         let pixels = g.pixels::<SIDE>(tile);
@@ -135,7 +135,7 @@ pub(super) fn through_products(
         x.par_chunks_mut(g.chunk() * g.image())
             .zip(products.par_chunks(g.chunk_tiles(g.outputs)))
             .for_each(|(images, products)| {
-                let count = images.len() / g.image() * g.tiles_per_image();
+                let count = g.tiles_of(images);
                 let mut tiles = Buffer::take(g.positions() * count * g.inputs);
                 let rows = [count, g.outputs, g.inputs];
                 vectorized!(|simd| multiply_all(simd, g, rows, &mut tiles, products, &transposed));

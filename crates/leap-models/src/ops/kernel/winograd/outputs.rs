@@ -30,7 +30,7 @@ fn store_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     let count = images.len() / g.result() * g.tiles_per_image();
     let block = count * g.outputs;
     for tile in 0..count {
-        let places = places::<OUT>(g, tile);
+        let places = places::<OUT>(g, tile, false);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
             let m = load_at::<S, SIDE>(simd, products, [block, tile, g.outputs], c);
             let y = transform!(simd, m, output, SIDE => OUT);
@@ -65,7 +65,7 @@ fn load_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     let count = images.len() / g.result() * g.tiles_per_image();
     let block = count * g.outputs;
     for tile in 0..count {
-        let places = places::<OUT>(g, tile);
+        let places = places::<OUT>(g, tile, false);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
             let mut y = [[V::zero(simd); OUT]; OUT];
             each!(i < OUT, {
@@ -82,48 +82,25 @@ fn load_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     }
 }
 
-/// Where the outputs of tile `tile` of a chunk lie in images of `g.size`, or [`OUTSIDE`].
+/// Where the outputs of tile `tile` of a chunk lie in images of `g.size`, or [`OUTSIDE`]; with `pooled`, where the window lies
+/// that each belongs to.
 #[inline(always)]
-fn places<const OUT: usize>(g: Geometry, tile: usize) -> [[usize; OUT]; OUT] {
+fn places<const OUT: usize>(g: Geometry, tile: usize, pooled: bool) -> [[usize; OUT]; OUT] {
     let [image, row, column] = g.place(tile);
-    let [height, width] = g.size;
+    let ([height, width], side) = match pooled {
+        true => (g.pooled_size(), 2),
+        false => (g.size, 1),
+    };
     let mut places = [[OUTSIDE; OUT]; OUT];
     each!(i < OUT, {
         each!(j < OUT, {
-            let (y, x) = (row + i, column + j);
+            let (y, x) = ((row + i) / side, (column + j) / side);
             if y < height && x < width {
                 places[i][j] = ((image * height + y) * width + x) * g.outputs;
             }
         });
     });
     places
-}
-
-/// Where the window whose first output is at row `i` and column `j` of tile `tile` lies in a chunk's pooled images, or
-/// [`OUTSIDE`].
-#[inline(always)]
-fn window(g: Geometry, tile: usize, i: usize, j: usize) -> usize {
-    let [image, row, column] = g.place(tile);
-    let [height, width] = g.pooled_size();
-    let (y, x) = ((row + i) / 2, (column + j) / 2);
-    match y < height && x < width {
-        true => ((image * height + y) * width + x) * g.outputs,
-        false => OUTSIDE,
-    }
-}
-
-/// Where the windows of a tile lie.
-#[inline(always)]
-fn windows_of<const OUT: usize>(g: Geometry, tile: usize) -> [[usize; OUT]; OUT] {
-    let mut windows = [[OUTSIDE; OUT]; OUT];
-    each!(half < OUT / 2, {
-        let i = 2 * half;
-        each!(half < OUT / 2, {
-            let j = 2 * half;
-            windows[i][j] = window(g, tile, i, j);
-        });
-    });
-    windows
 }
 
 /// The outputs of all tiles, of which the largest of each window is kept.
@@ -154,7 +131,7 @@ fn pool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     let count = winners.len() / (g.windows_per_image() * g.outputs) * g.tiles_per_image();
     let block = count * g.outputs;
     for tile in 0..count {
-        let windows = windows_of::<OUT>(g, tile);
+        let windows = places::<OUT>(g, tile, true);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
             let m = load_at::<S, SIDE>(simd, products, [block, tile, g.outputs], c);
             let y = transform!(simd, m, output, SIDE => OUT);
@@ -187,7 +164,7 @@ fn unpool_outputs<S: Simd, T: Transforms, const SIDE: usize, const OUT: usize>(
     let count = winners.len() / (g.windows_per_image() * g.outputs) * g.tiles_per_image();
     let block = count * g.outputs;
     for tile in 0..count {
-        let windows = windows_of::<OUT>(g, tile);
+        let windows = places::<OUT>(g, tile, true);
         for c in (0..g.outputs).step_by(V::<S>::LANES) {
             let mut y = [[V::zero(simd); OUT]; OUT];
             each!(half < OUT / 2, {
