@@ -58,7 +58,7 @@ fn main() {
         let seconds =
             |method: Option<Method>, init: &ConvNet, set: &dyn Fn(&TaskContext) -> _, steps| {
                 let space = ParamSpace::new(init, &ParamGroup::all()).expect("trainable");
-                let mut task: leap_tasks::omniglot::OmniglotTask = set(&context(steps));
+                let mut task: leap_tasks::images::ImageTask = set(&context(steps));
                 let (model, inner) = (task_copy(init), inner(steps));
                 let start = Instant::now();
                 match method {

@@ -249,11 +249,7 @@ fn training_leaves_the_initialization_alone() {
 /// Alphabets of which each has as many classes as its index says, and a head for them.
 struct OwnHeads(leap_tasks::omniglot::OmniglotTasks);
 
-struct OwnHead(
-    leap_tasks::omniglot::OmniglotTask,
-    usize,
-    leap_core::TaskRng,
-);
+struct OwnHead(leap_tasks::images::ImageTask, usize, leap_core::TaskRng);
 
 impl TaskSet<ConvNet> for OwnHeads {
     type Task = OwnHead;

@@ -7,7 +7,7 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use leap_core::Predict;
+use leap_core::{Predict, TaskError};
 
 use crate::error::ModelError;
 use crate::fast;
@@ -280,5 +280,12 @@ fn is_usual(pool: &MaxPool2d) -> bool {
 impl Predict<Tensor<4>> for ConvNet {
     fn predict(&self, images: Tensor<4>) -> Tensor<2> {
         self.forward(images)
+    }
+
+    fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
+        match self.head.weight.dims()[1] == outputs {
+            true => Ok(self),
+            false => Ok(self.with_new_head(outputs)),
+        }
     }
 }

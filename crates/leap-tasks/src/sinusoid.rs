@@ -69,6 +69,18 @@ impl Sinusoid {
     }
 }
 
+impl Sinusoid {
+    /// The mean squared error on points.
+    fn error<M: Predict<Tensor<2>>>(&self, model: &M, xs: impl Iterator<Item = f64>) -> HeldOut {
+        let (x, y) = self.samples(xs.collect(), &model.devices().remove(0));
+        let loss = (model.predict(x) - y).square().mean();
+        HeldOut {
+            loss: loss.into_scalar::<f32>().into(),
+            accuracy: None,
+        }
+    }
+}
+
 impl<M: Predict<Tensor<2>>> Task<M> for Sinusoid {
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         let xs = (0..self.batch_size).map(|_| self.rng.random_range(-5.0..=5.0));
@@ -85,14 +97,15 @@ impl<M: Predict<Tensor<2>>> Task<M> for Sinusoid {
         Some(self.clone())
     }
 
+    /// The mean squared error on 100 points, evenly spaced between those that are held out.
+    fn validate(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        let xs = (0..100).map(|i| -4.95 + 0.1 * f64::from(i));
+        Ok(Some(self.error(model, xs)))
+    }
+
     /// The mean squared error on 101 points, evenly spaced.
     fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
-        let xs = (0..=100).map(|i| -5.0 + 0.1 * f64::from(i)).collect();
-        let (x, y) = self.samples(xs, &model.devices().remove(0));
-        let loss = (model.predict(x) - y).square().mean();
-        Ok(Some(HeldOut {
-            loss: loss.into_scalar::<f32>().into(),
-            accuracy: None,
-        }))
+        let xs = (0..=100).map(|i| -5.0 + 0.1 * f64::from(i));
+        Ok(Some(self.error(model, xs)))
     }
 }

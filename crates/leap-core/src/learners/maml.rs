@@ -71,11 +71,15 @@ impl<M: Module> MetaLearner<M> for Maml {
         };
         let forks = Vec::new();
         let mut repeatable = Repeatable { task, forks };
+        if inner.stopping.is_some() {
+            let wrong = "MAML cannot differentiate through training that may stop early";
+            return Err(Error::InvalidSetting(wrong.into()).into());
+        }
         let (model, curve) = inner.run(model, &mut repeatable, &mut path)?;
         let Repeatable { task, forks } = repeatable;
 
-        let mut lr = inner.lr.clone();
-        let rates: Vec<Vec<f64>> = (0..inner.steps)
+        let mut lr = inner.lr(path.steps.len())?;
+        let rates: Vec<Vec<f64>> = (0..path.steps.len())
             .map(|_| lr.step())
             .map(|lr| {
                 all.params()
@@ -199,6 +203,10 @@ struct Repeatable<'a, M, T> {
 }
 
 impl<M: Module, T: Task<M>> Task<M> for Repeatable<'_, M, T> {
+    fn steps(&self) -> Option<usize> {
+        self.task.steps()
+    }
+
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         let fork = self.task.fork().ok_or_else(no_fork)?;
         self.forks.push((task_copy(model), fork));

@@ -34,6 +34,9 @@ pub(crate) struct Settings {
     pub seed: u64,
     pub meta_batch_size: usize,
     pub task_steps: usize,
+    /// Early stopping, as text.
+    #[serde(default)]
+    pub stopping: String,
     /// What optimizers do, with their learning rates.
     pub task_optimizer: Vec<f64>,
     pub meta_optimizer: Vec<f64>,
@@ -70,6 +73,12 @@ impl Settings {
         );
         let steps = (text(&a.task_steps), text(&b.task_steps));
         differ(a.task_steps != b.task_steps, "task steps", steps.0, steps.1);
+        differ(
+            a.stopping != b.stopping,
+            "early stopping",
+            a.stopping.clone(),
+            b.stopping.clone(),
+        );
         // Devices round differently.
         let near = |a: &f64, b: &f64| {
             (a - b).abs() <= 1e-3 * a.abs().max(b.abs()) || a.to_bits() == b.to_bits()

@@ -95,6 +95,9 @@ pub(crate) struct SavedTask {
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     pub curve: CurveLog,
+    /// Of early stopping, where there is any.
+    #[serde(default, with = "serde_bytes")]
+    pub checks: Option<Vec<u8>>,
 }
 
 impl SavedTask {
@@ -105,6 +108,7 @@ impl SavedTask {
         task: Vec<u8>,
         path: Vec<u8>,
         curve: CurveLog,
+        checks: Option<Vec<u8>>,
     ) -> Result<Self, Error> {
         // A copy, whose running statistics are those after the last step.
         let record = task_copy(model).into_record().into_bytes();
@@ -117,6 +121,7 @@ impl SavedTask {
             task,
             path,
             curve,
+            checks,
         })
     }
 

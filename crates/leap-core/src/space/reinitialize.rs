@@ -19,6 +19,21 @@ pub fn reinitialize<M: Module>(model: M, group: &ParamGroup, rng: &mut impl RngC
     })
 }
 
+/// Changes a model, and [draws](reinitialize) the linear and convolution layers that it did not have before, such as a new
+/// head.
+///
+/// # Errors
+/// That of `change`.
+pub fn reinitialize_new<M: Module, E>(
+    model: M,
+    change: impl FnOnce(M) -> Result<M, E>,
+    rng: &mut impl RngCore,
+) -> Result<M, E> {
+    let kept = ParamGroup::ids_from_module(model.clone());
+    let new = ParamGroup::all().exclude(kept);
+    Ok(reinitialize(change(model)?, &new, rng))
+}
+
 struct Reinitialize<'a, R> {
     group: &'a ParamGroup,
     rng: &'a mut R,

@@ -47,6 +47,9 @@ pub struct Summary {
     pub tasks: usize,
     /// Tasks left out.
     pub left_out: usize,
+    /// Training steps, as far as the stride of long curves tells.
+    #[serde(default, with = "number::option")]
+    pub steps: Option<f64>,
     /// Area under the loss curve.
     #[serde(with = "number::one")]
     pub auc: f64,
@@ -62,6 +65,9 @@ pub struct Summary {
     /// Accuracy on held-out samples after training.
     #[serde(default, with = "number::option")]
     pub held_out_accuracy: Option<f64>,
+    /// Half the width of its 95 % interval, of so many tasks (1.96 standard errors), as papers on few-shot learning have it.
+    #[serde(default, with = "number::option")]
+    pub held_out_interval: Option<f64>,
     /// Score, over all steps that have one.
     #[serde(default, with = "number::option")]
     pub score: Option<f64>,
@@ -101,11 +107,13 @@ impl Summary {
         Self {
             tasks: kept().count(),
             left_out: tasks.len() - kept().count(),
+            steps: over(|t| Some((t.curve.loss.len() * t.curve.stride) as f64)),
             auc: over(|t| Some(t.curve.auc())).unwrap_or(f64::NAN),
             loss: over(|t| Some(t.curve.mean_loss())).unwrap_or(f64::NAN),
             accuracy: over(|t| t.curve.mean_accuracy()),
             held_out_loss: over(|t| t.held_out.map(|h| h.loss)),
             held_out_accuracy: over(|t| t.held_out.and_then(|h| h.accuracy)),
+            held_out_interval: interval(kept().filter_map(|t| t.held_out?.accuracy)),
             score: over(|t| t.curve.mean_score()),
             last_score: over(|t| t.curve.last_score()),
             path_length: over(|t| t.path.map(|p| p.length)),
@@ -119,6 +127,15 @@ impl Summary {
             length_to_scratch: over(|t| t.to_scratch?.reached?.length),
         }
     }
+}
+
+/// Half the width of the 95 % interval of the values' mean, by the normal approximation; `None` of fewer than two.
+fn interval(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+    let count = values.clone().count();
+    let centre = mean(values.clone())?;
+    let squares: f64 = values.map(|v| (v - centre).powi(2)).sum();
+    let error = |deviation: f64| 1.96 * deviation / (count as f64).sqrt();
+    (count > 1).then(|| error((squares / (count - 1) as f64).sqrt()))
 }
 
 /// How a meta-step, or an evaluation, went.
@@ -194,6 +211,11 @@ mod tests {
         assert_eq!((summary.tasks, summary.left_out), (2, 1));
         assert_eq!((summary.loss, summary.auc), (2.0, 1.5));
         assert_eq!(summary.held_out_accuracy, None);
+        assert_eq!(summary.steps, Some(4.0));
+        // A mean of 0.6 and a deviation of 0.1.
+        let interval = interval([0.5, 0.6, 0.7].into_iter()).unwrap();
+        assert!((interval - 1.96 * 0.1 / 3f64.sqrt()).abs() < 1e-12);
+        assert_eq!(super::interval([0.5].into_iter()), None);
         assert_eq!(summary.reached_scratch, None);
     }
 

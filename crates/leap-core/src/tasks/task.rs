@@ -64,6 +64,25 @@ pub trait Task<M: Module>: Sized {
         Err("the task cannot go on (`Task::restore`)".into())
     }
 
+    /// How many steps the task trains for, where that is its own affair, such as an epoch of its data: no more than the
+    /// trainer's are taken.
+    fn steps(&self) -> Option<usize> {
+        None
+    }
+
+    /// How well the model does in the middle of training, on samples that are neither trained on nor
+    /// [held out](Self::held_out), for [early stopping](crate::EarlyStopping). `None` is that nothing can be said yet.
+    ///
+    /// `model` is as for [`held_out`](Self::held_out).
+    ///
+    /// # Errors
+    /// Any error ends the run and is reported with the task's name and seed. Without an implementation, one
+    /// that says so.
+    fn validate(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        let _ = model;
+        Err("the task has no samples to validate on (`Task::validate`)".into())
+    }
+
     /// How well the trained model does on what the task held back, if it holds anything back.
     ///
     /// `model` is in evaluation mode ([`Module::valid`]). Where held-out samples are normalized by
@@ -111,6 +130,13 @@ pub struct HeldOut {
     pub accuracy: Option<f64>,
 }
 
+impl HeldOut {
+    /// The share of wrong predictions, for tasks that have an accuracy, and the loss for others: lower is better.
+    pub fn error(&self) -> f64 {
+        self.accuracy.map_or(self.loss, |accuracy| 1.0 - accuracy)
+    }
+}
+
 /// A family of tasks to draw from.
 pub trait TaskSet<M: Module>: Sync {
     /// The tasks of the family.
@@ -143,7 +169,7 @@ pub struct TaskContext {
     pub seed: TaskSeed,
     /// The device that the model is on, with autodiff.
     pub device: Device,
-    /// How many steps the task will train for.
+    /// How many steps the task will train for at most.
     pub steps: usize,
 }
 
@@ -160,6 +186,16 @@ impl TaskContext {
 pub trait Predict<X>: Module {
     /// Predictions of shape `[batch, outputs]`.
     fn predict(&self, inputs: X) -> Tensor<2>;
+
+    /// The model with another last layer, of so many outputs, or as it is if it has as many. Tasks with a number of classes
+    /// of their own ask for it; they draw the new layer from their seed.
+    ///
+    /// # Errors
+    /// That the model has none to change, without an implementation.
+    fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
+        let wrong = "the model cannot have so many outputs (`Predict::with_outputs`)";
+        Err(format!("{outputs}: {wrong}").into())
+    }
 }
 
 /// A model that acts: a policy and a value function, on one encoder of what is observed.

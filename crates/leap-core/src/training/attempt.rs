@@ -32,7 +32,7 @@ pub(super) struct Attempt<'a, S> {
     pub set_ups_draw: &'a OnceLock<bool>,
 }
 
-impl<L> MetaTrainer<L> {
+impl<L: Clone> MetaTrainer<L> {
     /// Sets a task up and trains it; its errors get its name and seed.
     pub(super) fn attempt<M: Module, S: TaskSet<M>, T>(
         &self,
@@ -88,7 +88,8 @@ impl<L> MetaTrainer<L> {
         } = attempt;
         let seed = context.seed;
         let name = tasks.name(*index);
-        let mut inner = self.inner.clone();
+        let mut inner = self.inner(seed.purpose).clone();
+        inner.statistics = self.statistics;
         inner.watched = self.monitor.clone().map(|monitor| Watched {
             monitor,
             name: name.clone(),
@@ -130,7 +131,8 @@ impl<L> MetaTrainer<L> {
                     (learned.model, learned.curve, gradient, learned.figures)
                 }
             };
-            let by = Statistics::choose(self.statistics, &model, inner.steps);
+            let steps = task.steps().map_or(inner.steps, |own| own.min(inner.steps));
+            let by = Statistics::choose(self.statistics, &model, steps);
             let held_out = task.held_out(&by.evaluated(&model))?;
             Ok((model, curve, gradient, figures, held_out))
         };

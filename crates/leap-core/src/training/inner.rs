@@ -4,6 +4,7 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
+use std::sync::Arc;
 
 use crate::error::{Error, TaskError};
 use crate::saving::task::{Breaks, SavedTask};
@@ -12,16 +13,24 @@ use crate::space::path::LearningPath;
 use crate::tasks::curve::{CurveLog, LearningCurve};
 use crate::tasks::monitor::Watched;
 use crate::tasks::task::{StepLoss, Task};
+use crate::training::statistics::Statistics;
+use crate::training::stopping::{Checks, EarlyStopping};
+
+type Schedule = dyn Fn(usize) -> Result<ModuleLrScheduler, String> + Send + Sync;
 
 /// How a task trains: for how long, and with which optimizer.
 #[derive(Clone)]
 pub struct InnerLoop {
-    /// Number of steps.
+    /// Number of steps; a task may take [fewer](Task::steps).
     pub steps: usize,
     /// The optimizer as it is at the start of every task.
     pub optimizer: ModuleOptimizer,
-    /// The learning rate as it is at the start of every task.
-    pub lr: ModuleLrScheduler,
+    /// The learning rate as it is at the start of a task of so many steps.
+    lr: Arc<Schedule>,
+    /// When training ends before its last step.
+    pub stopping: Option<EarlyStopping>,
+    /// By which statistics a model is looked at on the way.
+    pub(crate) statistics: Option<Statistics>,
     /// When training is saved, and when it stops before its end.
     pub(crate) breaks: Breaks,
     /// Who is told of each step.
@@ -35,13 +44,47 @@ impl InnerLoop {
         optimizer: impl Into<ModuleOptimizer>,
         lr: impl Into<ModuleLrScheduler>,
     ) -> Self {
+        let lr = lr.into();
         Self {
             steps,
             optimizer: optimizer.into(),
-            lr: lr.into(),
+            lr: Arc::new(move |_| Ok(lr.clone())),
+            stopping: None,
+            statistics: None,
             breaks: Breaks::default(),
             watched: None,
         }
+    }
+
+    /// A learning rate that is made for a task's number of steps, such as one that is annealed along it:
+    ///
+    /// ```
+    /// # use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+    /// # use burn::optim::SgdConfig;
+    /// # use leap_core::InnerLoop;
+    /// let inner = InnerLoop::new(100, SgdConfig::new().init(), 0.1)
+    ///     .with_lr_schedule(|steps| CosineAnnealingLrSchedulerConfig::new(0.1, steps).init());
+    /// ```
+    pub fn with_lr_schedule(
+        mut self,
+        lr: impl Fn(usize) -> Result<ModuleLrScheduler, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.lr = Arc::new(lr);
+        self
+    }
+
+    /// Ends training when a task's [validation](Task::validate) error no longer falls.
+    pub fn with_early_stopping(mut self, stopping: EarlyStopping) -> Self {
+        self.stopping = Some(stopping);
+        self
+    }
+
+    /// The learning rate as it is at the start of a task of so many steps.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] if the [schedule](Self::with_lr_schedule) has none for them.
+    pub fn lr(&self, steps: usize) -> Result<ModuleLrScheduler, Error> {
+        (self.lr)(steps).map_err(Error::InvalidSetting)
     }
 
     /// Trains `model` on `task` and lets `path` record each step. Nothing is read back from the
@@ -70,26 +113,34 @@ impl InnerLoop {
         path: &mut impl LearningPath,
         mut transform: impl FnMut(&M, GradientsParams) -> Result<GradientsParams, Error>,
     ) -> Result<(M, LearningCurve), TaskError> {
+        let steps = task.steps().map_or(self.steps, |own| own.min(self.steps));
         let mut optimizer = self.optimizer.clone();
-        let mut lr = self.lr.clone();
+        let mut lr = self.lr(steps)?;
         let mut log = ScalarLog::default();
+        let by = || Statistics::choose(self.statistics, &model, steps);
+        let checks = self.stopping.map(|stopping| Checks::new(stopping, by()));
+        let mut checks = checks.transpose()?;
         let mut first = 0;
         let breaks = self.breaks.begin();
         if let Some(saved) = breaks.saved() {
             (first, log.curve) = (saved.steps, saved.curve.clone());
-            if first > self.steps {
-                let (all, why) = (self.steps, "steps were saved of a task that has");
+            if first > steps {
+                let (all, why) = (steps, "steps were saved of a task that has");
                 return Err(Error::Saved(format!("{first} {why} {all}")).into());
             }
             (0..first).for_each(|_| drop(lr.step()));
             (model, optimizer) = saved.restore(model, optimizer)?;
             task.restore(&saved.task)?;
             path.restore(&saved.path, &model.devices().remove(0).without_autodiff())?;
+            if let (Some(checks), Some(saved)) = (&mut checks, &saved.checks) {
+                checks.restore(saved, &model)?;
+            }
             if let Some(watched) = &self.watched {
                 watched.restored(first);
             }
         }
-        for step in first..self.steps {
+        let mut taken = steps;
+        for step in first..steps {
             // The path is asked first: a task may change when it is saved.
             if step > first
                 && breaks.are_due(step)
@@ -97,7 +148,9 @@ impl InnerLoop {
                 && let Some(task) = task.save()?
             {
                 let curve = log.save()?;
-                breaks.save(SavedTask::new(step, &model, &optimizer, task, path, curve)?)?;
+                let checks = checks.as_ref().map(Checks::save).transpose()?;
+                let saved = SavedTask::new(step, &model, &optimizer, task, path, curve, checks)?;
+                breaks.save(saved)?;
             }
             if breaks.are_stopped() {
                 return Err(Error::Interrupted.into());
@@ -117,7 +170,20 @@ impl InnerLoop {
             }
             let accuracy = accuracy.map(|a| a.inner());
             log.push(loss, accuracy, score, path.newest_length())?;
+            if let Some(checks) = &mut checks
+                && checks.is_over(step + 1, &model, task)?
+            {
+                taken = step + 1;
+                break;
+            }
         }
+        if let Some(watched) = &self.watched {
+            watched.restored(self.steps - taken); // Nothing is left to be done of them.
+        }
+        let model = match checks {
+            None => model,
+            Some(checks) => checks.finish(model),
+        };
         Ok((model, log.finish()?))
     }
 }

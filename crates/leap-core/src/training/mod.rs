@@ -7,4 +7,5 @@ mod probe;
 pub(crate) mod run;
 mod seeded;
 pub(crate) mod statistics;
+pub(crate) mod stopping;
 pub(crate) mod trainer;

@@ -166,17 +166,13 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                 };
                 // Optimizers do not tell what they are, but learning rates do.
                 let (id, path) = self.space.params().next().ok_or(Error::NothingShared)?;
-                let lr = trainer
-                    .inner
-                    .lr
-                    .clone()
-                    .step()
-                    .lr_from_param(id, Some(path));
+                let inner = trainer.inner(purpose);
+                let (steps, stopping) = (inner.steps, inner.stopping);
+                let lr = inner.lr(steps)?.step().lr_from_param(id, Some(path));
                 let (seed, batch) = (trainer.seed, trainer.meta_batch_size);
-                let (learner, steps) = (&trainer.learner, trainer.inner.steps);
-                let statistics = trainer.statistics;
+                let (learner, statistics) = (&trainer.learner, trainer.statistics);
                 let how = format!(
-                    "{learner:?}, seed {seed}, {batch} x {steps}, learning rate {lr}, {statistics:?}"
+                    "{learner:?}, seed {seed}, {batch} x {steps}, learning rate {lr}, {statistics:?}, {stopping:?}"
                 );
                 checkpoints.tasks(&name, &how, &self.space, &self.init)?
             }
@@ -229,8 +225,8 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         // What the lanes share; the run itself holds a model, which must not cross threads.
         let seeds = picks.iter().map(|(place, _)| self.seed(purpose, *place));
         let seeds: Vec<TaskSeed> = seeds.collect();
-        let (space, steps, set_ups_draw) =
-            (&self.space, self.trainer.inner.steps, &self.set_ups_draw);
+        let steps = self.trainer.inner(purpose).steps;
+        let (space, set_ups_draw) = (&self.space, &self.set_ups_draw);
         let home = &self.init.devices().remove(0);
         let work = |init: &M, device: &Device, i: usize| {
             let attempt = Attempt {
@@ -268,7 +264,7 @@ impl<L: Clone> MetaTrainer<L> {
                 "a meta-batch needs at least one task".into(),
             ));
         }
-        if self.inner.steps == 0 {
+        if self.inner.steps == 0 || self.held_out_steps() == 0 {
             return Err(Error::InvalidSetting(
                 "a task needs at least one step".into(),
             ));
@@ -297,12 +293,17 @@ impl<L: Clone> MetaTrainer<L> {
         L: MetaLearner<M>,
     {
         let all = ParamSpace::new(init, &ParamGroup::all())?;
+        let lr = self.inner.lr(self.inner.steps)?;
         Ok(Settings {
             learner: format!("{:?}", self.learner),
             seed: self.seed,
             meta_batch_size: self.meta_batch_size,
             task_steps: self.inner.steps,
-            task_optimizer: probe(&all, init, &self.inner.optimizer, &self.inner.lr)?,
+            stopping: self
+                .inner
+                .stopping
+                .map_or(String::new(), |s| format!("{s:?}")),
+            task_optimizer: probe(&all, init, &self.inner.optimizer, &lr)?,
             meta_optimizer: probe(space, init, &self.meta_optimizer, &self.meta_lr)?,
             shared: space.paths().map(String::from).collect(),
             init: format!("{:016x}", digest(&all.point(init)?.to_vec()?)),
@@ -431,7 +432,8 @@ impl<L: Clone> MetaTrainer<L> {
         let trainer = self;
         run.on_lanes(&picks, Purpose::HeldOut, tasks, lanes, |attempt, init| {
             let mut path = PathTrace::new(attempt.space);
-            let mut inner = trainer.inner.clone();
+            let mut inner = trainer.inner(Purpose::HeldOut).clone();
+            inner.statistics = trainer.statistics;
             inner.breaks = Breaks::stop(trainer.stop.clone());
             let train = |task: &mut Seeded<S::Task>, model| {
                 trainer.learner.adapt(&inner, model, task, &mut path)

@@ -16,6 +16,7 @@ const SET_UP: u64 = u64::MAX;
 const LOSS: u64 = u64::MAX - 1;
 const QUERY: u64 = u64::MAX - 2;
 const HELD_OUT: u64 = u64::MAX - 3;
+const VALIDATION: u64 = u64::MAX - 4;
 
 /// What a task or its model draws on the device, as numbers of the task's seed: the same for any number of lanes, and after a
 /// resume.
@@ -99,6 +100,19 @@ impl<T> Seeded<T> {
             queries: Draws::new(QUERY),
         }
     }
+
+    /// Looks at a model in evaluation mode.
+    fn evaluate<R>(&mut self, stream: u64, step: u64, look: impl FnOnce(&mut T) -> R) -> R {
+        let task = &mut self.task;
+        match self.losses.happen {
+            // Dropout is off; what is left is the task's own.
+            Some(false) => look(task),
+            _ => {
+                let seed = number(&self.seed, stream, step);
+                lend(&self.device, seed, false, || look(task)).0
+            }
+        }
+    }
 }
 
 impl<M: Module, T: Task<M>> Task<M> for Seeded<T> {
@@ -116,6 +130,15 @@ impl<M: Module, T: Task<M>> Task<M> for Seeded<T> {
         let task = &mut self.task;
         self.queries
             .step(&self.seed, &self.device, || task.query(model))
+    }
+
+    fn steps(&self) -> Option<usize> {
+        self.task.steps()
+    }
+
+    fn validate(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        let step = self.losses.steps;
+        self.evaluate(VALIDATION, step, |task| task.validate(model))
     }
 
     fn fork(&self) -> Option<Self> {
@@ -145,15 +168,7 @@ impl<M: Module, T: Task<M>> Task<M> for Seeded<T> {
     }
 
     fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
-        let task = &mut self.task;
-        match self.losses.happen {
-            // Dropout is off; what is left is the task's own.
-            Some(false) => task.held_out(model),
-            _ => {
-                let seed = number(&self.seed, HELD_OUT, 0);
-                lend(&self.device, seed, false, || task.held_out(model)).0
-            }
-        }
+        self.evaluate(HELD_OUT, 0, |task| task.held_out(model))
     }
 }
 

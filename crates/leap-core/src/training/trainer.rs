@@ -8,6 +8,7 @@ use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 
 use crate::saving::checkpoint::Checkpoints;
+use crate::seed::Purpose;
 use crate::tasks::monitor::Monitor;
 use crate::training::inner::InnerLoop;
 use crate::training::statistics::Statistics;
@@ -19,6 +20,8 @@ pub struct MetaTrainer<L> {
     pub(super) seed: u64,
     pub(super) meta_batch_size: usize,
     pub(super) inner: InnerLoop,
+    /// For held-out tasks, where it is another.
+    pub(super) held_out: Option<InnerLoop>,
     pub(super) shared: ParamGroup,
     pub(super) meta_optimizer: ModuleOptimizer,
     pub(super) meta_lr: ModuleLrScheduler,
@@ -37,6 +40,7 @@ impl<L: Clone> MetaTrainer<L> {
             seed: 0,
             meta_batch_size: 20,
             inner: InnerLoop::new(100, SgdConfig::new().init(), 0.1),
+            held_out: None,
             shared: ParamGroup::all(),
             meta_optimizer: SgdConfig::new().init(),
             meta_lr: 0.1.into(),
@@ -83,8 +87,38 @@ impl<L: Clone> MetaTrainer<L> {
         optimizer: impl Into<ModuleOptimizer>,
         lr: impl Into<ModuleLrScheduler>,
     ) -> Self {
-        self.inner = InnerLoop::new(self.inner.steps, optimizer, lr);
+        let InnerLoop {
+            steps, stopping, ..
+        } = self.inner;
+        self.inner = InnerLoop::new(steps, optimizer, lr);
+        self.inner.stopping = stopping;
         self
+    }
+
+    /// How tasks train, all at once: their steps, optimizer, learning rate or [schedule](InnerLoop::with_lr_schedule), and
+    /// [early stopping](InnerLoop::with_early_stopping).
+    pub fn with_task_training(mut self, inner: InnerLoop) -> Self {
+        self.inner = inner;
+        self
+    }
+
+    /// How held-out tasks train, where it is not as in meta-training: for more steps, say.
+    pub fn with_held_out_training(mut self, inner: InnerLoop) -> Self {
+        self.held_out = Some(inner);
+        self
+    }
+
+    /// How tasks train for a purpose.
+    pub(super) fn inner(&self, purpose: Purpose) -> &InnerLoop {
+        match (purpose, &self.held_out) {
+            (Purpose::HeldOut, Some(inner)) => inner,
+            _ => &self.inner,
+        }
+    }
+
+    /// Number of training steps a held-out task.
+    pub fn held_out_steps(&self) -> usize {
+        self.inner(Purpose::HeldOut).steps
     }
 
     /// The optimizer that takes the meta-gradient, and its learning rate: a number or any Burn

@@ -34,7 +34,7 @@ pub struct RunSummary {
     pub meta_steps: usize,
     /// Tasks of a meta-batch.
     pub meta_batch: usize,
-    /// Training steps of a held-out task.
+    /// Training steps of a held-out task, at most.
     pub task_steps: usize,
     /// Means over the held-out tasks.
     #[serde(flatten)]
@@ -83,7 +83,7 @@ impl RunSummary {
         Self {
             meta_steps,
             meta_batch: trainer.meta_batch_size(),
-            task_steps: trainer.task_steps(),
+            task_steps: trainer.held_out_steps(),
             held_out_tasks: report.summary(),
             steps_to_target: reached.as_ref().filter(|r| !r.is_empty()).map(mean),
             reached_target: reached.map(|r| r.len()),

@@ -160,7 +160,7 @@ impl<'a, E: Experiment> Running<'a, E> {
             if held_out == 0 {
                 return setting("there are no held-out tasks");
             }
-            progress.add((held_out * trainer.task_steps()) as f64);
+            progress.add((held_out * trainer.held_out_steps()) as f64);
             if run.is_trained() {
                 if experiment.train(run)?.is_empty() {
                     return setting("there are no tasks to meta-train on");
@@ -301,7 +301,7 @@ impl<'a, E: Experiment> Running<'a, E> {
         let tasks = summary.held_out_tasks.tasks + summary.held_out_tasks.left_out;
         let trainer = self.experiment.trainer(run)?;
         let trained = summary.meta_steps * trainer.meta_batch_size();
-        let steps = (tasks + trained) * trainer.task_steps();
+        let steps = tasks * trainer.held_out_steps() + trained * trainer.task_steps();
         self.progress.skip(steps as f64);
         Ok(())
     }

@@ -12,6 +12,9 @@ use crate::sweep::charts::{Group, groups};
 use crate::sweep::results::{Row, RunResult, RunSummary};
 use crate::sweep::run::Run;
 
+/// Held-out tasks of which an interval is shown: as few as those of the usual experiments say little.
+const MANY: usize = 30;
+
 /// A line about a run that is done.
 pub(super) fn line(run: &Run, summary: &RunSummary) -> String {
     let tasks = &summary.held_out_tasks;
@@ -74,6 +77,9 @@ pub(super) fn explanation(done: &[RunResult]) -> String {
     if has(|s| s.accuracy) {
         text += "Train is the accuracy over all training batches, held out that on samples that were kept back, after training. ";
     }
+    if has(|s| s.held_out_interval.filter(|_| s.tasks >= MANY)) {
+        text += "95 % over tasks is half the width of the interval of that mean (1.96 standard errors over tasks). ";
+    }
     if has(|s| s.score) {
         text += "The score is the tasks' own measure, higher is better, over all steps and at the end. ";
     }
@@ -89,6 +95,14 @@ pub(super) fn results(done: &[RunResult], target: Option<f64>) -> [Table; 2] {
     learning.mean("AUC", |r| Some(r.summary.held_out_tasks.auc));
     learning.mean("train", |r| r.summary.held_out_tasks.accuracy);
     learning.mean("held out", |r| r.summary.held_out_tasks.held_out_accuracy);
+    learning.mean("95 % over tasks", |r| {
+        let tasks = &r.summary.held_out_tasks;
+        tasks.held_out_interval.filter(|_| tasks.tasks >= MANY)
+    });
+    learning.mean("steps", |r| {
+        let steps = r.summary.held_out_tasks.steps?;
+        (steps < r.summary.task_steps as f64).then_some(steps)
+    });
     learning.mean("mean score", |r| r.summary.held_out_tasks.score);
     learning.mean("score at the end", |r| r.summary.held_out_tasks.last_score);
     let reached = target.map_or(String::new(), |target| format!("reached {target}"));

@@ -1,5 +1,9 @@
 //! The data set in memory.
 
+use crate::digest::Digest;
+use crate::error::DataError;
+use crate::images::Images;
+
 /// More than the original images have; it bounds what a damaged header can ask for.
 pub(super) const LARGEST_SIZE: usize = 4096;
 
@@ -53,6 +57,11 @@ impl Drawing {
     pub fn pixels(&self, count: usize) -> impl Iterator<Item = u8> {
         (0..count.min(8 * self.bits.len())).map(|i| self.bits[i / 8] >> (7 - i % 8) & 1)
     }
+
+    /// The pixels as bytes: 0 for ink, 255 for paper.
+    pub(super) fn bytes(&self, size: usize) -> Vec<u8> {
+        self.pixels(size * size).map(|pixel| 255 * pixel).collect()
+    }
 }
 
 impl Omniglot {
@@ -68,21 +77,38 @@ impl Omniglot {
 
     /// A number that is the same for the same names and drawings (FNV-1a), to tell whether files have changed.
     pub fn digest(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut add = |bytes: &[u8]| {
-            for byte in bytes {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-        };
-        add(&self.size.to_le_bytes());
+        let mut digest = Digest::new();
+        digest.add(&self.size.to_le_bytes());
         for alphabet in &self.alphabets {
-            add(alphabet.name.as_bytes());
+            digest.add(alphabet.name.as_bytes());
             for character in &alphabet.characters {
-                add(character.name.as_bytes());
-                character.drawings.iter().for_each(|d| add(&d.bits));
+                digest.add(character.name.as_bytes());
+                character.drawings.iter().for_each(|d| digest.add(&d.bits));
             }
         }
-        hash
+        digest.finish()
+    }
+
+    /// All drawings as labelled images of shape `[1, size, size]`, a character a class, in the order of alphabets and
+    /// characters: 0 for ink, 255 for paper.
+    ///
+    /// # Errors
+    /// [`DataError`] if the images have no pixels.
+    pub fn images(&self) -> Result<Images, DataError> {
+        let characters = self.alphabets.iter().flat_map(|alphabet| {
+            let characters = alphabet.characters.iter();
+            characters.map(|character| (&alphabet.name, character))
+        });
+        let names = characters
+            .clone()
+            .map(|(alphabet, c)| format!("{alphabet}/{}", c.name));
+        let mut images = Images::new([1, self.size, self.size], names.collect())?;
+        for (class, (_, character)) in characters.enumerate() {
+            for drawing in &character.drawings {
+                images.push(&drawing.bytes(self.size), class)?;
+            }
+        }
+        Ok(images)
     }
 
     pub(super) fn drawings(&self) -> impl Iterator<Item = &Drawing> {

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DataError;
+
 use super::data::{Alphabet, Character, Drawing, LARGEST_SIZE, Omniglot};
-use super::error::OmniglotError;
 
 /// What precedes the bits in the file: one line of JSON.
 #[derive(Serialize, Deserialize)]
@@ -36,30 +37,30 @@ impl Omniglot {
     ///
     /// # Errors
     /// None in a sound build: the data are part of the program and their checksum is verified.
-    pub fn bundled() -> Result<Self, OmniglotError> {
-        Self::from_bytes(BUNDLED).map_err(|reason| OmniglotError::new("bundled data", reason))
+    pub fn bundled() -> Result<Self, DataError> {
+        Self::from_bytes(BUNDLED).map_err(|reason| DataError::new("bundled data", reason))
     }
 
     /// Reads a file written by [`save`](Self::save).
     ///
     /// # Errors
-    /// [`OmniglotError`] names the file and says what is wrong with it.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, OmniglotError> {
+    /// [`DataError`] names the file and says what is wrong with it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
         std::fs::read(path)
             .map_err(|error| error.to_string())
             .and_then(|bytes| Self::from_bytes(&bytes))
-            .map_err(|reason| OmniglotError::new(path, reason))
+            .map_err(|reason| DataError::new(path, reason))
     }
 
     /// Writes a file in the format of the one that ships with this crate.
     ///
     /// # Errors
-    /// [`OmniglotError`] names the file and says why it could not be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), OmniglotError> {
+    /// [`DataError`] names the file and says why it could not be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
         let path = path.as_ref();
         std::fs::write(path, self.to_bytes())
-            .map_err(|error| OmniglotError::new(path, error.to_string()))
+            .map_err(|error| DataError::new(path, error.to_string()))
     }
 
     /// Gzip over the header's line and the drawings' bits.

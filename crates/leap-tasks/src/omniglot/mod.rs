@@ -2,14 +2,10 @@
 //!
 //! [`Omniglot`] is the data set, which ships with this crate; [`OmniglotTasksConfig`] makes tasks of it.
 
-mod augment;
 mod data;
-mod error;
 mod format;
 mod official;
 mod tasks;
 
-pub use augment::RandomAffine;
 pub use data::{Alphabet, Character, Drawing, Omniglot};
-pub use error::OmniglotError;
-pub use tasks::{MixedOmniglot, OmniglotSplits, OmniglotTask, OmniglotTasks, OmniglotTasksConfig};
+pub use tasks::{MixedOmniglot, OmniglotSplits, OmniglotTasks, OmniglotTasksConfig};

@@ -1,12 +1,12 @@
 //! Reading the official files: `…/ALPHABET/CHARACTER/DRAWING.png`, zipped or unpacked.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::error::DataError;
+use crate::files::{Files, ending};
 
 use super::data::{Alphabet, Character, Drawing, LARGEST_SIZE, Omniglot};
-use super::error::OmniglotError;
 
 /// Drawings by alphabet, character and file name, so that their order depends on names alone.
 type Tree = BTreeMap<String, BTreeMap<String, BTreeMap<String, Drawing>>>;
@@ -19,10 +19,10 @@ impl Omniglot {
     /// and resizes the images to `size` x `size` by nearest neighbour.
     ///
     /// # Errors
-    /// [`OmniglotError`] names the file that is missing, damaged or not what it should be.
-    pub fn load(paths: &[impl AsRef<Path>], size: usize) -> Result<Self, OmniglotError> {
+    /// [`DataError`] names the file that is missing, damaged or not what it should be.
+    pub fn load(paths: &[impl AsRef<Path>], size: usize) -> Result<Self, DataError> {
         if !(1..=LARGEST_SIZE).contains(&size) {
-            return Err(OmniglotError::new(
+            return Err(DataError::new(
                 "size",
                 format!("images cannot be resized to {size} x {size}"),
             ));
@@ -32,13 +32,30 @@ impl Omniglot {
     }
 }
 
-fn read(paths: &[impl AsRef<Path>], size: usize) -> Result<Vec<Alphabet>, OmniglotError> {
+fn read(paths: &[impl AsRef<Path>], size: usize) -> Result<Vec<Alphabet>, DataError> {
     let mut tree = Tree::new();
     for path in paths {
-        let path = path.as_ref();
-        match path.is_dir() {
-            true => add_folder(&mut tree, path, size)?,
-            false => add_zip(&mut tree, path, size)?,
+        let (files, before) = (Files::open(path.as_ref())?, count(&tree));
+        let is_png = |name: &&str| ending(name) == "png";
+        for name in files.names().filter(is_png) {
+            let bytes = files.read_at_most(name, LARGEST_IMAGE)?;
+            // A folder may be that of an alphabet or a character alone.
+            let whole = match files.root().is_dir() {
+                true => files.root().join(name),
+                false => name.into(),
+            };
+            add(&mut tree, &whole, &bytes, size).map_err(|e| files.wrong(name, e))?;
+        }
+        let mut others = files.names().filter(|name| !is_png(name));
+        if let Some(first) = others.next() {
+            let (path, count) = (files.root().display(), others.count() + 1);
+            log::warn!(
+                "{path}: {count} files are no PNG images and were left out, such as {first}"
+            );
+        }
+        if count(&tree) == before {
+            let reason = "there are no drawings ALPHABET/CHARACTER/DRAWING.png in it";
+            return Err(DataError::new(files.root(), reason));
         }
     }
     let alphabets = tree.into_iter().map(|(name, characters)| Alphabet {
@@ -52,79 +69,6 @@ fn read(paths: &[impl AsRef<Path>], size: usize) -> Result<Vec<Alphabet>, Omnigl
             .collect(),
     });
     Ok(alphabets.collect())
-}
-
-fn add_zip(tree: &mut Tree, path: &Path, size: usize) -> Result<(), OmniglotError> {
-    let wrong = |reason: String| OmniglotError::new(path, reason);
-    let file = File::open(path).map_err(|e| wrong(e.to_string()))?;
-    let mut zip = zip::ZipArchive::new(BufReader::new(file))
-        .map_err(|e| wrong(format!("not a sound zip file: {e}")))?;
-    let (before, mut others) = (count(tree), Vec::new());
-    for i in 0..zip.len() {
-        let entry = zip.by_index(i).map_err(|e| wrong(e.to_string()))?;
-        let name = entry.name().to_string();
-        if !entry.is_file() || is_of_the_system(Path::new(&name)) {
-            continue;
-        }
-        if is_png(Path::new(&name)) {
-            let mut bytes = Vec::new();
-            entry
-                .take(LARGEST_IMAGE)
-                .read_to_end(&mut bytes)
-                .map_err(|e| wrong(format!("{name}: {e}")))?;
-            add(tree, Path::new(&name), &bytes, size).map_err(|e| wrong(format!("{name}: {e}")))?;
-        } else {
-            others.push(name);
-        }
-    }
-    say_left_out(path, &others);
-    some_added(tree, before).map_err(wrong)
-}
-
-/// What systems leave beside people's files: it is no drawing, whatever its name says. `path` is the path within the zip or
-/// folder.
-fn is_of_the_system(path: &Path) -> bool {
-    path.iter().any(|part| {
-        let part = part.to_string_lossy();
-        part.starts_with("._") || ["__MACOSX", ".DS_Store", "Thumbs.db"].contains(&&*part)
-    })
-}
-
-fn is_png(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("png"))
-}
-
-fn say_left_out(path: &Path, others: &[String]) {
-    if let Some(first) = others.first() {
-        let (path, count) = (path.display(), others.len());
-        log::warn!("{path}: {count} files are no PNG images and were left out, such as {first}");
-    }
-}
-
-fn add_folder(tree: &mut Tree, folder: &Path, size: usize) -> Result<(), OmniglotError> {
-    let (before, mut others) = (count(tree), Vec::new());
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(here) = open.pop() {
-        let wrong = |e: std::io::Error| OmniglotError::new(&here, e.to_string());
-        for entry in std::fs::read_dir(&here).map_err(wrong)? {
-            let path: PathBuf = entry.map_err(wrong)?.path();
-            let wrong = |reason: String| OmniglotError::new(&path, reason);
-            if is_of_the_system(path.strip_prefix(folder).unwrap_or(&path)) {
-                continue;
-            }
-            if path.is_dir() {
-                open.push(path);
-            } else if is_png(&path) {
-                let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
-                add(tree, &path, &bytes, size).map_err(wrong)?;
-            } else {
-                others.push(path.display().to_string());
-            }
-        }
-    }
-    say_left_out(folder, &others);
-    some_added(tree, before).map_err(|reason| OmniglotError::new(folder, reason))
 }
 
 /// Adds the drawing that lies at `path`.
@@ -163,13 +107,6 @@ fn add(tree: &mut Tree, path: &Path, bytes: &[u8], size: usize) -> Result<(), St
 fn count(tree: &Tree) -> usize {
     let characters = tree.values().flat_map(|characters| characters.values());
     characters.map(|drawings| drawings.len()).sum()
-}
-
-fn some_added(tree: &Tree, before: usize) -> Result<(), String> {
-    match count(tree) > before {
-        true => Ok(()),
-        false => Err("there are no drawings ALPHABET/CHARACTER/DRAWING.png in it".into()),
-    }
 }
 
 #[cfg(test)]

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use burn::config::Config;
-use burn::nn::loss::{CrossEntropyLoss, CrossEntropyLossConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use leap_core::{
-    HeldOut, Predict, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSet, run_rng,
-};
-use rand::Rng;
+use burn::tensor::Tensor;
+use leap_core::{Predict, TaskContext, TaskError, TaskSet, run_rng};
 use rand::seq::SliceRandom;
 
-use super::augment::RandomAffine;
+use crate::error::DataError;
+use crate::images::task::{Parts, Pick, Source};
+use crate::images::{ImageTask, Images, RandomAffine};
+
 use super::data::{Character, Omniglot};
-use super::error::OmniglotError;
 
 /// How the alphabets become tasks; the defaults are the paper's.
 #[derive(Config, Debug)]
@@ -30,6 +28,9 @@ pub struct OmniglotTasksConfig {
     /// Drawings of each character, the first by name, that a task holds out; it trains on the others.
     #[config(default = 5)]
     pub held_out: usize,
+    /// Drawings of each character, the next by name, that it validates on for early stopping; the paper has none.
+    #[config(default = 0)]
+    pub validation: usize,
     /// Drawings in a batch.
     #[config(default = 20)]
     pub batch_size: usize,
@@ -65,10 +66,10 @@ impl OmniglotTasksConfig {
     /// Splits `data`. The test alphabets depend on the seed alone, not on how many are trained on.
     ///
     /// # Errors
-    /// [`OmniglotError`] if there are not enough alphabets, characters or drawings for the settings.
-    pub fn init(&self, data: impl Into<Arc<Omniglot>>) -> Result<OmniglotSplits, OmniglotError> {
+    /// [`DataError`] if there are not enough alphabets, characters or drawings for the settings.
+    pub fn init(&self, data: impl Into<Arc<Omniglot>>) -> Result<OmniglotSplits, DataError> {
         let data = data.into();
-        let wrong = |reason: String| Err(OmniglotError::new("settings", reason));
+        let wrong = |reason: String| Err(DataError::new("settings", reason));
         if self.classes == 0 || self.batch_size == 0 {
             return wrong("`classes` and `batch_size` must be above 0".into());
         }
@@ -86,14 +87,15 @@ impl OmniglotTasksConfig {
         }
         for &i in &order {
             let alphabet = &data.alphabets()[i];
-            let few = |c: &&Character| c.drawings.len() <= self.held_out;
+            let kept_back = self.held_out.saturating_add(self.validation);
+            let few = |c: &&Character| c.drawings.len() <= kept_back;
             if let Some(character) = alphabet.characters.iter().find(few) {
                 return wrong(format!(
-                    "{} / {} has {} drawings: none is left to train on when {} are held out",
+                    "{} / {} has {} drawings: none is left to train on when {} are held out or validated on",
                     alphabet.name,
                     character.name,
                     character.drawings.len(),
-                    self.held_out
+                    kept_back
                 ));
             }
         }
@@ -150,51 +152,56 @@ impl OmniglotTasks {
         self.alphabets.len()
     }
 
-    /// Training and held-out drawings of an alphabet, whose first class is `first_class`.
-    fn drawings(&self, index: usize, first_class: usize) -> (Samples, Samples) {
-        let (alphabet, characters) = &self.alphabets[index];
-        let characters = characters
-            .iter()
-            .map(|&c| &self.data.alphabets()[*alphabet].characters[c]);
+    /// Some of the alphabets as one task, with a head for each.
+    fn task_on(&self, alphabets: &[usize], context: &TaskContext) -> Result<ImageTask, TaskError> {
+        let mut sources = Vec::new();
+        let (mut train, mut validation, mut held_out) = (Vec::new(), Vec::new(), Vec::new());
         let size = self.data.size();
-        let (mut train, mut held_out) = (Vec::new(), Vec::new());
-        for (class, character) in characters.enumerate() {
-            for (i, drawing) in character.drawings.iter().enumerate() {
-                let image = drawing.pixels(size * size).collect();
-                match i < self.config.held_out {
-                    true => held_out.push((image, first_class + class)),
-                    false => train.push((image, first_class + class)),
+        for (head, &index) in alphabets.iter().enumerate() {
+            let (alphabet, characters) = &self.alphabets[index];
+            let characters = characters
+                .iter()
+                .map(|&c| &self.data.alphabets()[*alphabet].characters[c]);
+            let names = characters.clone().map(|c| c.name.clone()).collect();
+            let mut images = Images::new([1, size, size], names)?;
+            for (label, character) in characters.enumerate() {
+                for (i, drawing) in character.drawings.iter().enumerate() {
+                    let pick = Pick {
+                        source: head,
+                        image: images.len(),
+                        class: head * self.config.classes + label,
+                        head,
+                    };
+                    images.push(&drawing.bytes(size), label)?;
+                    match i.checked_sub(self.config.held_out) {
+                        None => held_out.push(pick),
+                        Some(i) if i < self.config.validation => validation.push(pick),
+                        Some(_) => train.push(pick),
+                    }
                 }
             }
+            sources.push(Source::new(Arc::new(images)));
         }
-        (train, held_out)
-    }
-
-    fn task_on(
-        &self,
-        heads: usize,
-        (train, held_out): (Samples, Samples),
-        context: &TaskContext,
-    ) -> OmniglotTask {
-        let mut rng = context.rng();
-        let samples = context.steps * self.config.batch_size;
-        OmniglotTask {
-            order: order(samples, train.len(), &mut rng),
-            train: train.into(),
-            held_out: held_out.into(),
-            size: self.data.size(),
-            heads,
+        let parts = Parts {
+            sources: sources.into(),
+            train,
+            validation,
+            held_out,
+            heads: vec![self.config.classes; alphabets.len()],
             batch_size: self.config.batch_size,
+            held_out_batch: self.config.batch_size,
+            query: Some(self.config.batch_size),
             augment: self.config.augment.clone(),
-            loss: CrossEntropyLossConfig::new().init(&context.device),
-            device: context.device.clone(),
-            rng,
-        }
+            augment_held_out: true,
+            own_head: false,
+            steps: None,
+        };
+        Ok(ImageTask::new(parts, context, context.rng()))
     }
 }
 
 impl<M: Predict<Tensor<4>>> TaskSet<M> for OmniglotTasks {
-    type Task = OmniglotTask;
+    type Task = ImageTask;
 
     fn len(&self) -> usize {
         self.alphabets.len()
@@ -204,8 +211,8 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for OmniglotTasks {
         self.data.alphabets()[self.alphabets[index].0].name.clone()
     }
 
-    fn task(&self, index: usize, context: &TaskContext) -> Result<OmniglotTask, TaskError> {
-        Ok(self.task_on(1, self.drawings(index, 0), context))
+    fn task(&self, index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {
+        self.task_on(&[index], context)
     }
 }
 
@@ -214,7 +221,7 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for OmniglotTasks {
 pub struct MixedOmniglot(OmniglotTasks);
 
 impl<M: Predict<Tensor<4>>> TaskSet<M> for MixedOmniglot {
-    type Task = OmniglotTask;
+    type Task = ImageTask;
 
     fn len(&self) -> usize {
         1
@@ -224,172 +231,7 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for MixedOmniglot {
         format!("{} alphabets mixed", self.0.heads())
     }
 
-    fn task(&self, _index: usize, context: &TaskContext) -> Result<OmniglotTask, TaskError> {
-        let (mut train, mut held_out) = (Vec::new(), Vec::new());
-        for index in 0..self.0.heads() {
-            let (more, more_held_out) = self.0.drawings(index, index * self.0.config.classes);
-            train.extend(more);
-            held_out.extend(more_held_out);
-        }
-        Ok(self.0.task_on(self.0.heads(), (train, held_out), context))
-    }
-}
-
-/// Images and their classes.
-type Samples = Vec<(Vec<u8>, usize)>;
-
-/// A random order in which every image comes up equally often, give or take one, as in the authors' code.
-fn order(samples: usize, images: usize, rng: &mut TaskRng) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..samples.max(images)).map(|i| i % images).collect();
-    order.shuffle(rng);
-    order
-}
-
-/// One alphabet, or several mixed: batches of their characters' drawings.
-#[derive(Clone, Debug)]
-pub struct OmniglotTask {
-    train: Arc<[(Vec<u8>, usize)]>,
-    held_out: Arc<[(Vec<u8>, usize)]>,
-    size: usize,
-    /// Number of alphabets, each with its own share of the model's outputs.
-    heads: usize,
-    batch_size: usize,
-    augment: Option<RandomAffine>,
-    /// Indices of the training images still to come, the last first.
-    order: Vec<usize>,
-    loss: CrossEntropyLoss,
-    device: Device,
-    rng: TaskRng,
-}
-
-impl OmniglotTask {
-    /// The next batch to train on: images of shape `[batch, 1, height, width]`, 0 for ink and 1 for
-    /// paper, and classes of shape `[batch]`.
-    pub fn next_batch(&mut self) -> (Tensor<4>, Tensor<1, Int>) {
-        let mut picks = Vec::with_capacity(self.batch_size);
-        while picks.len() < self.batch_size {
-            if self.order.is_empty() {
-                self.order = order(0, self.train.len(), &mut self.rng);
-            }
-            picks.extend(self.order.pop());
-        }
-        let picks = picks.into_iter().map(|i| &self.train[i]);
-        batch(picks, &self.augment, self.size, &mut self.rng, &self.device)
-    }
-}
-
-fn batch<'a>(
-    samples: impl Iterator<Item = &'a (Vec<u8>, usize)>,
-    augment: &Option<RandomAffine>,
-    size: usize,
-    rng: &mut TaskRng,
-    device: &Device,
-) -> (Tensor<4>, Tensor<1, Int>) {
-    let (mut images, mut classes) = (Vec::new(), Vec::new());
-    for (image, class) in samples {
-        match augment {
-            Some(augment) => augment.apply(image, size, rng, &mut images),
-            None => images.extend(image.iter().map(|p| f32::from(*p))),
-        }
-        classes.push(*class as i32);
-    }
-    let shape = [classes.len(), 1, size, size];
-    (
-        Tensor::from_data(TensorData::new(images, shape), device),
-        Tensor::from_data(TensorData::new(classes, [shape[0]]), device),
-    )
-}
-
-/// The share of correct predictions, of shape `[1]`.
-fn accuracy(logits: Tensor<2>, classes: Tensor<1, Int>) -> Tensor<1> {
-    let predicted = logits.argmax(1).squeeze_dim::<1>(1);
-    predicted.equal(classes).float().mean()
-}
-
-/// Of logits of shape `[batch, heads * classes]` those of each sample's own head, of shape `[batch, classes]`, and
-/// its class there.
-fn own_head(
-    logits: Tensor<2>,
-    classes: Tensor<1, Int>,
-    heads: usize,
-) -> (Tensor<2>, Tensor<1, Int>) {
-    if heads == 1 {
-        return (logits, classes);
-    }
-    let [batch, outputs] = logits.dims();
-    let per_head = outputs / heads;
-    let head = classes.clone() / per_head as i64;
-    let own = logits.reshape([batch, heads, per_head]) * one_hot(head.clone(), heads);
-    (
-        own.sum_dim(1).squeeze_dim(1),
-        classes - head * per_head as i64,
-    )
-}
-
-/// Shape `[batch, heads, 1]`: 1 at each sample's head.
-fn one_hot(head: Tensor<1, Int>, heads: usize) -> Tensor<3> {
-    head.one_hot::<2>(heads).float().unsqueeze_dim(2)
-}
-
-impl<M: Predict<Tensor<4>>> Task<M> for OmniglotTask {
-    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
-        let (images, classes) = self.next_batch();
-        let (logits, classes) = own_head(model.predict(images), classes, self.heads);
-        Ok(StepLoss {
-            loss: self.loss.forward(logits.clone(), classes.clone()),
-            accuracy: Some(accuracy(logits.inner(), classes.inner())),
-            score: None,
-        })
-    }
-
-    /// On as many held-out drawings, picked at random, as a batch has.
-    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
-        if self.held_out.is_empty() {
-            return Err("no drawings are held out for a query batch".into());
-        }
-        let picks: Vec<usize> = (0..self.batch_size)
-            .map(|_| self.rng.random_range(0..self.held_out.len()))
-            .collect();
-        let picks = picks.into_iter().map(|i| &self.held_out[i]);
-        let (images, classes) = batch(picks, &self.augment, self.size, &mut self.rng, &self.device);
-        let (logits, classes) = own_head(model.predict(images), classes, self.heads);
-        Ok(self.loss.forward(logits, classes))
-    }
-
-    fn fork(&self) -> Option<Self> {
-        Some(self.clone())
-    }
-
-    fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
-        let device = model.devices().remove(0);
-        // Where a batch is normalized by its own statistics, it must not be of a few classes alone.
-        let stride = match device.is_autodiff() {
-            true => self.held_out.len().div_ceil(self.batch_size),
-            false => 1,
-        };
-        let mixed = (0..stride).flat_map(|first| self.held_out.iter().skip(first).step_by(stride));
-        let mixed = Vec::from_iter(mixed);
-        let (mut loss, mut correct) = (0.0, 0.0);
-        for chunk in mixed.chunks(self.batch_size) {
-            let (images, classes) = batch(
-                chunk.iter().copied(),
-                &self.augment,
-                self.size,
-                &mut self.rng,
-                &device,
-            );
-            let (logits, classes) = own_head(model.predict(images), classes, self.heads);
-            let share = chunk.len() as f64 / self.held_out.len() as f64;
-            let losses = self.loss.forward(logits.clone(), classes.clone());
-            loss += share * f64::from(losses.into_scalar::<f32>());
-            correct += share * f64::from(accuracy(logits, classes).into_scalar::<f32>());
-        }
-        Ok(Some(HeldOut {
-            loss,
-            accuracy: Some(correct),
-        }))
+    fn task(&self, _index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {
+        self.0.task_on(&Vec::from_iter(0..self.0.heads()), context)
     }
 }

@@ -6,13 +6,12 @@
 use std::collections::VecDeque;
 
 use burn::config::Config;
-use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, RmsPropConfig};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use leap_core::{
-    ActorCritic, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, reinitialize,
-    run_rng,
+    ActorCritic, HeldOut, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet,
+    reinitialize_new, run_rng,
 };
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -375,10 +374,8 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
         if init.actions() == self.env.actions() {
             return Ok(init);
         }
-        let kept = ParamGroup::ids_from_module(init.clone());
-        let model = init.with_actions(self.env.actions());
-        let heads = ParamGroup::all().exclude(kept);
-        Ok(reinitialize(model, &heads, &mut self.seed.rng(HEADS)))
+        let model = |init: M| Ok(init.with_actions(self.env.actions()));
+        reinitialize_new(init, model, &mut self.seed.rng(HEADS))
     }
 
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
@@ -416,6 +413,14 @@ impl<M: ActorCritic, E: VectorEnv> Task<M> for A2cTask<E> {
             accuracy: None,
             score: Some(self.score()),
         })
+    }
+
+    /// By the score of the episodes that it trains on: there is nothing else to go by.
+    fn validate(&mut self, _model: &M) -> Result<Option<HeldOut>, TaskError> {
+        Ok(self.score().map(|score| HeldOut {
+            loss: -score,
+            accuracy: None,
+        }))
     }
 
     fn save(&mut self) -> Result<Option<Vec<u8>>, TaskError> {

@@ -21,31 +21,43 @@ pub struct RandomAffine {
 }
 
 impl RandomAffine {
-    /// Appends the changed `image`, a square with sides of `size` pixels in rows, to `out`.
-    pub(super) fn apply(&self, image: &[u8], size: usize, rng: &mut impl Rng, out: &mut Vec<f32>) {
+    /// Appends the changed `image`, planes of `height` rows of `width` pixels, to `out`, as the numbers that each plane's
+    /// bytes stand for.
+    pub(super) fn apply(
+        &self,
+        image: &[u8],
+        [height, width]: [usize; 2],
+        values: &[[f32; 256]],
+        rng: &mut impl Rng,
+        out: &mut Vec<f32>,
+    ) {
         let angle = rng
             .random_range(self.degrees[0]..=self.degrees[1])
             .to_radians();
-        let most = self.shift * size as f64;
-        let mut shift = || rng.random_range(-most..=most).round();
-        let (shift_x, shift_y) = (shift(), shift());
+        let mut shift = |side: usize| {
+            let most = self.shift * side as f64;
+            rng.random_range(-most..=most).round()
+        };
+        let (shift_x, shift_y) = (shift(width), shift(height));
         let scale = rng.random_range(self.scale[0]..=self.scale[1]);
 
         // From the centre of a pixel of the result back to a place in the image.
         let (sin, cos) = (angle.sin() / scale, angle.cos() / scale);
-        let centre = size as f64 / 2.0;
-        let inside = |v: f64| (v >= 0.0 && v < size as f64).then_some(v as usize);
-        for row in 0..size {
-            let dy = row as f64 + 0.5 - centre - shift_y;
-            for column in 0..size {
-                let dx = column as f64 + 0.5 - centre - shift_x;
-                let x = inside(cos * dx + sin * dy + centre);
-                let y = inside(cos * dy - sin * dx + centre);
-                let pixel = match (x, y) {
-                    (Some(x), Some(y)) => image[y * size + x],
-                    _ => 0,
-                };
-                out.push(f32::from(pixel));
+        let (centre_x, centre_y) = (width as f64 / 2.0, height as f64 / 2.0);
+        let inside = |v: f64, side: usize| (v >= 0.0 && v < side as f64).then_some(v as usize);
+        for (plane, values) in image.chunks_exact(height * width).zip(values) {
+            for row in 0..height {
+                let dy = row as f64 + 0.5 - centre_y - shift_y;
+                for column in 0..width {
+                    let dx = column as f64 + 0.5 - centre_x - shift_x;
+                    let x = inside(cos * dx + sin * dy + centre_x, width);
+                    let y = inside(cos * dy - sin * dx + centre_y, height);
+                    let byte = match (x, y) {
+                        (Some(x), Some(y)) => plane[y * width + x],
+                        _ => 0,
+                    };
+                    out.push(values[usize::from(byte)]);
+                }
             }
         }
     }
@@ -56,9 +68,20 @@ mod tests {
     use super::*;
     use leap_core::run_rng;
 
+    /// Bytes stand for themselves.
+    fn as_is() -> [f32; 256] {
+        std::array::from_fn(|byte| byte as f32)
+    }
+
     fn apply(affine: &RandomAffine, image: &[u8], size: usize) -> Vec<f32> {
         let mut out = Vec::new();
-        affine.apply(image, size, &mut run_rng(0, "test"), &mut out);
+        affine.apply(
+            image,
+            [size; 2],
+            &[as_is()],
+            &mut run_rng(0, "test"),
+            &mut out,
+        );
         out
     }
 
@@ -88,7 +111,7 @@ mod tests {
         let mut out = Vec::new();
         let mut rng = run_rng(1, "test");
         for _ in 0..200 {
-            RandomAffine::new().apply(&image, 28, &mut rng, &mut out);
+            RandomAffine::new().apply(&image, [28; 2], &[as_is()], &mut rng, &mut out);
         }
         let mean = out.iter().sum::<f32>() / out.len() as f32;
         assert!((0.6..0.9).contains(&mean), "{mean}");

@@ -1,0 +1,264 @@
+//! Folders and archives, as people have them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use flate2::read::MultiGzDecoder;
+use zip::ZipArchive;
+
+use crate::error::DataError;
+
+/// Nothing that is read as a whole is larger.
+const LARGEST: u64 = 1 << 32;
+/// Folders in folders.
+const DEEPEST: usize = 32;
+
+/// The files of a folder, of an archive (zip, tar, gzipped tar), or of a folder of archives, by their paths below it.
+///
+/// What systems leave beside people's files, such as `__MACOSX`, is not among them.
+pub(crate) struct Files {
+    root: PathBuf,
+    files: BTreeMap<String, Place>,
+}
+
+/// Where a file lies.
+enum Place {
+    Disk(PathBuf),
+    /// An archive, and the number of the file in it.
+    Zip(Rc<std::cell::RefCell<ZipArchive<BufReader<File>>>>, usize),
+    Memory(Vec<u8>),
+}
+
+impl Files {
+    /// Looks what is at `path`. An archive that lies in the folder itself counts as a folder of its name.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let mut files = Self {
+            root: path.to_path_buf(),
+            files: BTreeMap::new(),
+        };
+        match path.is_dir() {
+            true => files.add_folder(path, "", 0)?,
+            false => files.add_archive(path, "")?,
+        }
+        Ok(files)
+    }
+
+    /// The paths below the root, in order, with `/` between names.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
+    }
+
+    /// Where all lies.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// An error about one of the files.
+    pub fn wrong(&self, name: &str, reason: impl ToString) -> DataError {
+        DataError::new(self.root.join(name), reason)
+    }
+
+    /// What is in a file, as far as `most` bytes.
+    pub fn read_at_most(&self, name: &str, most: u64) -> Result<Vec<u8>, DataError> {
+        let wrong = |e: &dyn std::fmt::Display| self.wrong(name, e);
+        let mut bytes = Vec::new();
+        match self.files.get(name) {
+            None => return Err(wrong(&"it is missing")),
+            Some(Place::Memory(held)) => bytes.clone_from(held),
+            Some(Place::Disk(path)) => {
+                let file = File::open(path).map_err(|e| wrong(&e))?;
+                let read = file.take(most).read_to_end(&mut bytes);
+                read.map_err(|e| wrong(&e))?;
+            }
+            Some(Place::Zip(zip, i)) => {
+                let mut zip = zip.borrow_mut();
+                let file = zip.by_index(*i).map_err(|e| wrong(&e))?;
+                let read = file.take(most).read_to_end(&mut bytes);
+                read.map_err(|e| wrong(&e))?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What is in a file, without gzip's packing if its name ends in `.gz`.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, DataError> {
+        let bytes = self.read_at_most(name, LARGEST)?;
+        if !name.ends_with(".gz") {
+            return Ok(bytes);
+        }
+        let mut plain = Vec::new();
+        let read = MultiGzDecoder::new(&bytes[..]).take(LARGEST);
+        let read = { read }.read_to_end(&mut plain);
+        read.map_err(|e| self.wrong(name, format!("not sound gzip: {e}")))?;
+        Ok(plain)
+    }
+
+    fn add_folder(&mut self, folder: &Path, below: &str, depth: usize) -> Result<(), DataError> {
+        let wrong = |e: &dyn std::fmt::Display| DataError::new(folder, e);
+        if depth > DEEPEST {
+            return Err(wrong(&"it lies in too many folders, or in itself"));
+        }
+        for entry in std::fs::read_dir(folder).map_err(|e| wrong(&e))? {
+            let path = entry.map_err(|e| wrong(&e))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let here = format!("{below}{name}");
+            if is_of_the_system(&name) {
+                continue;
+            }
+            if path.is_dir() {
+                self.add_folder(&path, &format!("{here}/"), depth + 1)?;
+            } else if let (0, Some(stem)) = (depth, archive_stem(&name)) {
+                self.add_archive(&path, &format!("{stem}/"))?;
+            } else {
+                self.files.insert(here, Place::Disk(path));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_archive(&mut self, path: &Path, below: &str) -> Result<(), DataError> {
+        let wrong = |e: &dyn std::fmt::Display| DataError::new(path, e);
+        let file = File::open(path).map_err(|e| wrong(&e))?;
+        let name = path.to_string_lossy().to_lowercase();
+        match () {
+            () if name.ends_with(".tar") => self.add_tar(file, path, below),
+            () if name.ends_with(".tar.gz") || name.ends_with(".tgz") => {
+                self.add_tar(MultiGzDecoder::new(BufReader::new(file)), path, below)
+            }
+            () => self.add_zip(file, path, below),
+        }
+    }
+
+    fn add_zip(&mut self, file: File, path: &Path, below: &str) -> Result<(), DataError> {
+        let wrong = |e: &dyn std::fmt::Display| DataError::new(path, e);
+        let mut zip = ZipArchive::new(BufReader::new(file))
+            .map_err(|e| wrong(&format!("not a sound zip file: {e}")))?;
+        let mut names = Vec::new();
+        for i in 0..zip.len() {
+            let entry = zip.by_index_raw(i).map_err(|e| wrong(&e))?;
+            if entry.is_file() && !entry.name().split('/').any(is_of_the_system) {
+                names.push((format!("{below}{}", entry.name()), i));
+            }
+        }
+        let zip = Rc::new(std::cell::RefCell::new(zip));
+        for (name, i) in names {
+            self.files.insert(name, Place::Zip(zip.clone(), i));
+        }
+        Ok(())
+    }
+
+    /// A tar has no list of its files and is held in memory.
+    fn add_tar(&mut self, tar: impl Read, path: &Path, below: &str) -> Result<(), DataError> {
+        let wrong =
+            |e: &dyn std::fmt::Display| DataError::new(path, format!("not a sound tar file: {e}"));
+        let mut tar = tar::Archive::new(tar.take(LARGEST));
+        for entry in tar.entries().map_err(|e| wrong(&e))? {
+            let mut entry = entry.map_err(|e| wrong(&e))?;
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let name = name.trim_start_matches("./").to_string();
+            if !entry.header().entry_type().is_file() || name.split('/').any(is_of_the_system) {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).map_err(|e| wrong(&e))?;
+            let name = format!("{below}{name}");
+            self.files.insert(name, Place::Memory(bytes));
+        }
+        Ok(())
+    }
+}
+
+/// What systems leave beside people's files: it is none of them, whatever its name says.
+fn is_of_the_system(name: &str) -> bool {
+    name.starts_with("._") || ["__MACOSX", ".DS_Store", "Thumbs.db"].contains(&name)
+}
+
+/// The name of an archive without its ending.
+pub(crate) fn archive_stem(name: &str) -> Option<&str> {
+    let endings = [".zip", ".tar", ".tar.gz", ".tgz"];
+    let lower = name.to_lowercase();
+    let ending = endings.iter().find(|ending| lower.ends_with(*ending))?;
+    name.get(..name.len() - ending.len())
+}
+
+/// The ending of a file's name, in small letters.
+pub(crate) fn ending(name: &str) -> String {
+    let ending = Path::new(name).extension();
+    ending.map_or(String::new(), |e| e.to_string_lossy().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn folders_and_archives_are_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let files: [(&str, &[u8]); 3] = [("a/one.txt", b"1"), ("b/two.txt", b"22"), ("c.txt", b"")];
+        let system = ["__MACOSX/a/._one.txt", "a/.DS_Store", "a/._one.txt"];
+        let all = || {
+            files
+                .into_iter()
+                .chain(system.map(|name| (name, &b"x"[..])))
+        };
+        for (name, bytes) in all() {
+            let path = at("plain").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+        let mut zip = zip::ZipWriter::new(File::create(at("packed.ZIP")).unwrap());
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, bytes) in all() {
+            zip.start_file(name, zip::write::SimpleFileOptions::default())
+                .unwrap();
+            zip.write_all(bytes).unwrap();
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, name, bytes).unwrap();
+        }
+        zip.finish().unwrap();
+        let tar = tar.into_inner().unwrap();
+        std::fs::write(at("packed.tar"), &tar).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        let gzip = gzip.finish().unwrap();
+        std::fs::write(at("packed.tar.gz"), &gzip).unwrap();
+
+        for name in ["plain", "packed.ZIP", "packed.tar", "packed.tar.gz"] {
+            let found = Files::open(&at(name)).unwrap();
+            let names: Vec<&str> = found.names().collect();
+            assert_eq!(names, ["a/one.txt", "b/two.txt", "c.txt"], "{name}");
+            assert_eq!(found.read("b/two.txt").unwrap(), b"22");
+            let missing = found.read("no.txt").unwrap_err().to_string();
+            assert!(missing.contains("no.txt: it is missing"), "{missing}");
+        }
+        // A folder of archives.
+        std::fs::create_dir(at("several")).unwrap();
+        std::fs::rename(at("packed.ZIP"), at("several/one.zip")).unwrap();
+        std::fs::write(at("several/two.tgz"), &gzip).unwrap();
+        let several = Files::open(&at("several")).unwrap();
+        assert_eq!(several.names().count(), 6);
+        assert_eq!(several.read("two/a/one.txt").unwrap(), b"1");
+
+        for (name, bytes) in [("cut.tar.gz", &gzip[..gzip.len() / 2]), ("no.zip", b"no")] {
+            std::fs::write(at(name), bytes).unwrap();
+            let error = Files::open(&at(name)).err().unwrap().to_string();
+            assert!(
+                error.contains(name) && error.contains("not a sound"),
+                "{error}"
+            );
+        }
+        let error = Files::open(&at("nowhere")).err().unwrap().to_string();
+        assert!(error.contains("nowhere"), "{error}");
+    }
+}

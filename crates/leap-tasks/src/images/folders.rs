@@ -1,0 +1,180 @@
+//! Images as files of their own, in folders.
+
+use std::collections::{BTreeMap, HashMap};
+
+use image::DynamicImage;
+
+use crate::error::DataError;
+use crate::files::{Files, ending};
+
+use super::load::{DataSet, Found};
+
+const IMAGES: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pbm", "pnm"];
+/// Folders whose images are for training, and for the test.
+const TRAIN: [&str; 3] = ["train", "training", "notmnist_large"];
+const TEST: [&str; 5] = ["test", "testing", "val", "validation", "notmnist_small"];
+/// More than any photograph has.
+const LARGEST_FILE: u64 = 1 << 28;
+
+fn is_image(name: &str) -> bool {
+    IMAGES.contains(&&*ending(name))
+}
+
+/// The folder that a file lies in, and its name there.
+fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
+}
+
+/// Reads an image, and cuts it to a box of left, top, right and bottom pixels.
+fn open(files: &Files, name: &str, cut: Option<[u32; 4]>) -> Result<DynamicImage, String> {
+    let bytes = files.read_at_most(name, LARGEST_FILE);
+    let bytes = bytes.map_err(|e| e.to_string())?;
+    let image = image::load_from_memory(&bytes).map_err(|e| e.to_string())?;
+    if image.width() == 0 || image.height() == 0 {
+        return Err("it has no pixels".into());
+    }
+    Ok(match cut {
+        None => image,
+        Some([left, top, right, bottom]) => {
+            if left >= right || top >= bottom || right >= image.width() || bottom >= image.height()
+            {
+                return Err("the box of its sign lies outside".into());
+            }
+            image.crop_imm(left, top, right - left + 1, bottom - top + 1)
+        }
+    })
+}
+
+/// `CLASS/IMAGE`, with a folder for training and one for the test above the classes or without. Folders that all images
+/// lie in say nothing, and a class may be a folder of folders: `Greek/alpha`.
+pub(super) fn read_classes(mut found: Found) -> Result<DataSet, DataError> {
+    let files = found.files;
+    let names = Vec::from_iter(files.names().filter(|name| is_image(name)));
+    let mut others = files.names().filter(|name| !is_image(name));
+    let wrong = |reason: String| Err(DataError::new(files.root(), reason));
+    if names.is_empty() {
+        let reason = "there are no images CLASS/IMAGE.png (or jpg, bmp, ppm) in it, nor files of a known data set";
+        return wrong(reason.into());
+    }
+    if let Some(first) = others.next() {
+        let (path, count) = (files.root().display(), others.count() + 1);
+        log::warn!("{path}: {count} files are no images and were left out, such as {first}");
+    }
+    let folders = |name: &str| Vec::from_iter(split(name).0.split('/').map(String::from));
+    let mut common = folders(names[0]);
+    for name in &names {
+        let shared = folders(name).into_iter().zip(&common);
+        common.truncate(shared.take_while(|(a, b)| a == *b).count());
+    }
+    let of = |name: &str| -> (String, Option<bool>) {
+        let below = folders(name).split_off(common.len());
+        let first = below.first().map(|first| first.to_lowercase());
+        let is = |list: &[&str]| first.as_ref().is_some_and(|first| list.contains(&&**first));
+        match (is(&TRAIN), is(&TEST)) {
+            (false, false) => (below.join("/"), None),
+            (_, is_test) => (below[1..].join("/"), Some(is_test)),
+        }
+    };
+    // A class may be called `test`: the folders say what they are for only where all of them do.
+    let says_all = names.iter().all(|name| of(name).1.is_some());
+    let of = |name: &str| match of(name) {
+        (class, Some(is_test)) if says_all => (class, is_test),
+        _ => (folders(name).split_off(common.len()).join("/"), false),
+    };
+    let classes: BTreeMap<String, usize> = names.iter().map(|name| (of(name).0, 0)).collect();
+    if classes.len() < 2 {
+        return wrong(
+            "all its images lie in one folder: one class alone is nothing to learn".into(),
+        );
+    }
+    if let Some(name) = names.iter().find(|name| of(name).0.is_empty()) {
+        return Err(files.wrong(name, "it does not lie in the folder of a class"));
+    }
+    found.classes = classes.into_keys().collect();
+    for name in names {
+        let (class, is_test) = of(name);
+        // Every class is there.
+        let label = found.classes.binary_search(&class).unwrap_or_default();
+        match open(files, name, None) {
+            Ok(image) => found.add(image, label, is_test),
+            Err(reason) => found.damaged(name, reason)?,
+        }
+    }
+    found.finish()
+}
+
+fn tables(files: &Files) -> impl Iterator<Item = &str> {
+    let is_table = |name: &&str| split(name).1.starts_with("GT-") && ending(name) == "csv";
+    files.names().filter(is_table)
+}
+
+/// Whether the files are those of the German Traffic Sign Recognition Benchmark: tables beside their images.
+pub(super) fn is_gtsrb(files: &Files) -> bool {
+    tables(files).next().is_some()
+}
+
+/// GTSRB (Stallkamp et al., IJCNN 2011): tables `GT-…csv` list images, the boxes of their signs, and their classes. That
+/// of the test images, `GT-final_test.csv`, may lie in another folder than they do.
+pub(super) fn read_gtsrb(mut found: Found) -> Result<DataSet, DataError> {
+    let files = found.files;
+    let mut listed = Vec::new();
+    for table in tables(files) {
+        let wrong = |e: &dyn std::fmt::Display| files.wrong(table, e);
+        let bytes = files.read(table)?;
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(b';')
+            .from_reader(&bytes[..]);
+        let head = reader.headers().map_err(|e| wrong(&e))?.clone();
+        let column = |name: &str| {
+            let found = head.iter().position(|column| column.trim() == name);
+            found.ok_or_else(|| wrong(&format!("there is no column {name}")))
+        };
+        let Ok(class) = column("ClassId") else {
+            continue; // A table of the test images without their classes is published, too.
+        };
+        let file = column("Filename")?;
+        let sides = ["Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2"].map(column);
+        let [left, top, right, bottom] = sides;
+        let sides = [left?, top?, right?, bottom?];
+        let is_test = split(table).1.to_lowercase().contains("test");
+        for (line, row) in reader.records().enumerate() {
+            let row = row.map_err(|e| wrong(&e))?;
+            let number = |column: usize| -> Result<u32, DataError> {
+                let text = row.get(column).unwrap_or_default().trim();
+                let number = text.parse();
+                number.map_err(|_| wrong(&format!("`{text}` in line {} is no number", line + 2)))
+            };
+            let label = number(class)? as usize;
+            if label >= MOST_CLASSES {
+                return Err(wrong(&format!("a class {label}")));
+            }
+            let [left, top, right, bottom] = sides.map(number);
+            let cut = [left?, top?, right?, bottom?];
+            let name = row.get(file).unwrap_or_default().trim().to_string();
+            listed.push((split(table).0, name, label, cut, is_test));
+        }
+    }
+    let most = listed.iter().map(|(_, _, label, ..)| label + 1).max();
+    found.classes = (0..most.unwrap_or(0)).map(|i| i.to_string()).collect();
+    let tests = files.names().map(split).filter(|(folder, _)| {
+        let folder = folder.to_lowercase();
+        folder.contains("test")
+    });
+    let tests: HashMap<&str, &str> = tests.map(|(folder, name)| (name, folder)).collect();
+    for (folder, name, label, cut, is_test) in listed {
+        let beside = format!("{folder}/{name}")
+            .trim_start_matches('/')
+            .to_string();
+        let path = match tests.get(&*name) {
+            Some(folder) if is_test && !files.has(&beside) => format!("{folder}/{name}"),
+            _ => beside,
+        };
+        match open(files, &path, Some(cut)) {
+            Ok(image) => found.add(image, label, is_test),
+            Err(reason) => found.damaged(&path, reason)?,
+        }
+    }
+    found.finish()
+}
+
+const MOST_CLASSES: usize = 1 << 16;

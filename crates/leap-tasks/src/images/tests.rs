@@ -1,0 +1,413 @@
+//! Data sets as they are published, made small.
+
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+use tempfile::TempDir;
+
+use super::load::{DataSet, ImagesConfig};
+
+fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+fn load(dir: &TempDir) -> DataSet {
+    ImagesConfig::new().load(dir.path()).unwrap()
+}
+
+fn error(dir: &TempDir) -> String {
+    let error = ImagesConfig::new().load(dir.path()).unwrap_err();
+    error.to_string()
+}
+
+fn grey(value: u8, format: ImageFormat) -> Vec<u8> {
+    written(GrayImage::from_pixel(4, 4, Luma([value])).into(), format)
+}
+
+fn written(image: DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
+fn idx(sides: &[u32], bytes: &[u8]) -> Vec<u8> {
+    let mut file = vec![0, 0, 8, sides.len() as u8];
+    sides
+        .iter()
+        .for_each(|side| file.extend(side.to_be_bytes()));
+    file.extend(bytes);
+    file
+}
+
+#[test]
+fn folders_of_classes() {
+    let png = |value| grey(value, ImageFormat::Png);
+    let dir = folder(&[
+        ("animals/cat/1.png", png(10)),
+        ("animals/cat/2.PNG", png(20)),
+        ("animals/dog/1.bmp", grey(30, ImageFormat::Bmp)),
+        ("animals/dog/2.pgm", grey(40, ImageFormat::Pnm)),
+        ("animals/dog/3.jpg", grey(128, ImageFormat::Jpeg)),
+        ("animals/dog/broken.png", png(0)[..30].to_vec()),
+        ("animals/readme.txt", b"about".to_vec()),
+        ("animals/cat/.DS_Store", b"x".to_vec()),
+    ]);
+    let data = load(&dir);
+    assert_eq!(data.train.classes(), ["cat", "dog"]);
+    assert_eq!(data.train.shape(), [1, 4, 4]);
+    assert_eq!(data.train.labels(), [0, 0, 1, 1, 1]);
+    let first = |i: usize| data.train.image(i)[0];
+    assert_eq!([first(0), first(1), first(2), first(3)], [10, 20, 30, 40]);
+    assert!(first(4).abs_diff(128) < 3, "{}", first(4));
+    assert_eq!(data.damaged, ["animals/dog/broken.png"]);
+    assert_eq!(data.test, None);
+    let strict = ImagesConfig::new().with_strict(true).load(dir.path());
+    let reason = strict.unwrap_err().to_string();
+    assert!(reason.contains("broken.png: "), "{reason}");
+    let large = ImagesConfig::new()
+        .with_size(Some([8, 6]))
+        .with_channels(Some(3));
+    assert_eq!(large.load(dir.path()).unwrap().train.shape(), [3, 8, 6]);
+
+    let apart = folder(&[
+        ("train/a/1.png", png(1)),
+        ("train/b/1.png", png(2)),
+        ("test/b/1.png", png(3)),
+        ("test/a/1.png", png(4)),
+    ]);
+    let data = load(&apart);
+    assert_eq!(data.train.classes(), ["a", "b"]);
+    let test = data.test.unwrap();
+    assert_eq!((test.labels(), test.image(0)[0]), (&[0, 1][..], 4));
+    // Here `test` is a class like the others.
+    let class = folder(&[("test/1.png", png(1)), ("rest/1.png", png(2))]);
+    assert_eq!(load(&class).train.classes(), ["rest", "test"]);
+
+    let deep = folder(&[("x/Greek/alpha/1.png", png(1)), ("x/Latin/a/1.png", png(2))]);
+    assert_eq!(load(&deep).train.classes(), ["Greek/alpha", "Latin/a"]);
+
+    for (files, reason) in [
+        (vec![("a/1.png", png(1))], "one class alone"),
+        (
+            vec![("1.png", png(1)), ("a/2.png", png(1))],
+            "1.png: it does not lie in the folder of a class",
+        ),
+        (vec![("notes.txt", Vec::new())], "there are no images"),
+        (
+            vec![("a/1.png", vec![1]), ("b/1.png", vec![2])],
+            "all images are damaged, such as a/1.png",
+        ),
+    ] {
+        let error = error(&folder(&files));
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn idx_files() {
+    let images: Vec<u8> = (0..18).collect();
+    let dir = folder(&[
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip(&idx(&[3, 2, 3], &images)),
+        ),
+        ("train-labels-idx1-ubyte", idx(&[3], &[2, 0, 2])),
+        ("t10k-images-idx3-ubyte", idx(&[1, 2, 3], &[9; 6])),
+        ("t10k-labels-idx1-ubyte.gz", gzip(&idx(&[1], &[2]))),
+        ("classes.txt", b"zero\none\ntwo\n".to_vec()),
+    ]);
+    let data = load(&dir);
+    // There is no image of the class `one`.
+    assert_eq!(data.train.classes(), ["zero", "two"]);
+    assert_eq!(
+        (data.train.shape(), data.train.labels()),
+        ([1, 2, 3], &[1, 0, 1][..])
+    );
+    assert_eq!(data.train.image(1), [6, 7, 8, 9, 10, 11]);
+    assert_eq!(data.test.unwrap().labels(), [1]);
+
+    let colour: Vec<u8> = (0..12).collect();
+    let dir = folder(&[
+        ("train-images-idx4-ubyte", idx(&[1, 2, 2, 3], &colour)),
+        ("train-labels-idx1-ubyte", idx(&[1], &[0])),
+    ]);
+    // Planes of red, green, blue.
+    let planes = [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11];
+    assert_eq!(load(&dir).train.image(0), planes);
+
+    let lying = folder(&[
+        (
+            "emnist-letters-train-images-idx3-ubyte",
+            idx(&[1, 2, 2], &[1, 2, 3, 4]),
+        ),
+        ("emnist-letters-train-labels-idx1-ubyte", idx(&[1], &[1])),
+    ]);
+    assert_eq!(load(&lying).train.image(0), [1, 3, 2, 4]);
+
+    let labels = ("train-labels-idx1-ubyte", idx(&[3], &[0, 1, 2]));
+    let sound = ("train-images-idx3-ubyte", idx(&[3, 2, 3], &images));
+    let cut = sound.1[..20].to_vec();
+    let other = ("other-train-images-idx3-ubyte", sound.1.clone());
+    for (files, reason) in [
+        (vec![sound.clone()], "train-labels-idx1-ubyte"),
+        (
+            vec![(sound.0, cut), labels.clone()],
+            "no array of [3, 2, 3]",
+        ),
+        (
+            vec![sound.clone(), (labels.0, idx(&[2], &[0, 1]))],
+            "labels of shape [2]",
+        ),
+        (
+            vec![(sound.0, vec![1, 2, 3, 4]), labels.clone()],
+            "does not begin as an IDX file",
+        ),
+        (vec![sound.clone(), labels.clone(), other], "two data sets"),
+    ] {
+        let error = error(&folder(&files));
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn cifar_archives() {
+    let planes = [vec![1u8; 1024], vec![2; 1024], vec![3; 1024]].concat();
+    let record = |labels: &[u8]| [labels, &planes].concat();
+    let dir = folder(&[
+        (
+            "cifar-10-batches-bin/data_batch_1.bin",
+            [record(&[1]), record(&[0])].concat(),
+        ),
+        ("cifar-10-batches-bin/data_batch_2.bin", record(&[1])),
+        ("cifar-10-batches-bin/test_batch.bin", record(&[0])),
+        (
+            "cifar-10-batches-bin/batches.meta.txt",
+            b"airplane\nautomobile\n\n".to_vec(),
+        ),
+    ]);
+    let data = load(&dir);
+    assert_eq!(data.train.classes(), ["airplane", "automobile"]);
+    assert_eq!(
+        (data.train.shape(), data.train.labels()),
+        ([3, 32, 32], &[1, 0, 1][..])
+    );
+    assert_eq!(data.train.image(0), planes);
+    assert_eq!(data.test.unwrap().len(), 1);
+
+    let dir = folder(&[
+        ("train.bin", [record(&[5, 1]), record(&[5, 0])].concat()),
+        ("fine_label_names.txt", b"apple\nfish\n".to_vec()),
+    ]);
+    let data = load(&dir);
+    assert_eq!(
+        (data.train.classes(), data.train.labels()),
+        (&["apple".into(), "fish".into()][..], &[1, 0][..])
+    );
+    let error = error(&folder(&[("train.bin", vec![0; 3000])]));
+    assert!(error.contains("train.bin: 3000 bytes"), "{error}");
+}
+
+/// A Matlab file, version 5: a header and arrays, each a matrix of flags, sides, a name and numbers.
+fn matlab(arrays: &[(&str, &[u32], &[u8])]) -> Vec<u8> {
+    let mut file = vec![b' '; 124];
+    file.extend([0, 1, b'I', b'M']);
+    let element = |kind: u32, bytes: &[u8]| {
+        let mut element = [kind.to_le_bytes(), (bytes.len() as u32).to_le_bytes()].concat();
+        element.extend(bytes);
+        element.resize(element.len().next_multiple_of(8), 0);
+        element
+    };
+    for (name, sides, bytes) in arrays {
+        let sides: Vec<u8> = sides.iter().flat_map(|side| side.to_le_bytes()).collect();
+        let matrix = [
+            element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
+            element(5, &sides),
+            element(1, name.as_bytes()),
+            element(2, bytes),
+        ];
+        file.extend(element(14, &matrix.concat()));
+    }
+    file
+}
+
+#[test]
+fn svhn_files() {
+    // Two images of 2 x 2, the first index running fastest: rows, columns, channels, images.
+    let x: Vec<u8> = (0..24).collect();
+    let dir = folder(&[
+        (
+            "train_32x32.mat",
+            matlab(&[("X", &[2, 2, 3, 2], &x), ("y", &[2, 1], &[10, 3])]),
+        ),
+        (
+            "test_32x32.mat",
+            matlab(&[("X", &[2, 2, 3, 2], &x), ("y", &[2, 1], &[3, 3])]),
+        ),
+    ]);
+    let data = load(&dir);
+    assert_eq!(data.train.classes(), ["0", "3"]);
+    assert_eq!(data.train.labels(), [0, 1]);
+    assert_eq!(data.train.image(0), [0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11]);
+    assert_eq!(data.test.unwrap().labels(), [1, 1]);
+    for (arrays, reason) in [
+        (&[("X", &[2, 2, 3, 2][..], &x[..])][..], "no array y"),
+        (
+            &[("X", &[2, 2, 3, 2], &x), ("y", &[1, 1], &[1])],
+            "other sizes",
+        ),
+        (
+            &[("X", &[2, 12], &x), ("y", &[1, 1], &[1])],
+            "of shape [2, 12]",
+        ),
+        (
+            &[("X", &[2, 2, 3, 2], &x), ("y", &[2, 1], &[1, 11])],
+            "a label of 11",
+        ),
+    ] {
+        let error = error(&folder(&[("train_32x32.mat", matlab(arrays))]));
+        assert!(error.contains(reason), "{error}");
+    }
+    let error = error(&folder(&[("train_32x32.mat", b"no".to_vec())]));
+    assert!(
+        error.contains("train_32x32.mat: not a sound Matlab file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn gtsrb_folders() {
+    let image = |value| {
+        let image = RgbImage::from_fn(6, 6, |x, y| {
+            match (1..4).contains(&x) && (2..5).contains(&y) {
+                true => Rgb([value, 0, 0]),
+                false => Rgb([0, 0, 255]),
+            }
+        });
+        written(image.into(), ImageFormat::Pnm)
+    };
+    let head = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n";
+    let table = |rows: &str| format!("{head}{rows}").into_bytes();
+    let training = "GTSRB/Final_Training/Images";
+    let dir = folder(&[
+        (
+            &format!("{training}/00000/GT-00000.csv"),
+            table("00000_00000.ppm;6;6;1;2;3;4;0\n"),
+        ),
+        (&format!("{training}/00000/00000_00000.ppm"), image(100)),
+        (
+            &format!("{training}/00014/GT-00014.csv"),
+            table("00000_00000.ppm;6;6;1;2;3;4;14\n00000_00001.ppm;6;6;1;2;3;4;14\n"),
+        ),
+        (&format!("{training}/00014/00000_00000.ppm"), image(200)),
+        ("GTSRB/Final_Test/Images/00000.ppm", image(50)),
+        (
+            "GTSRB/Final_Test/Images/GT-final_test.test.csv",
+            b"Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2\n00000.ppm;6;6;1;2;3;4\n".to_vec(),
+        ),
+        ("GT-final_test.csv", table("00000.ppm;6;6;1;2;3;4;14\n")),
+    ]);
+    let data = load(&dir);
+    assert_eq!(data.train.classes(), ["0", "14"]);
+    assert_eq!(
+        (data.train.shape(), data.train.labels()),
+        ([3, 3, 3], &[0, 1][..])
+    );
+    assert_eq!(data.train.image(1), [[200; 9], [0; 9], [0; 9]].concat());
+    assert_eq!(data.damaged.len(), 1, "{:?}", data.damaged);
+    let test = data.test.unwrap();
+    assert_eq!((test.labels(), test.image(0)[0]), (&[1][..], 50));
+
+    let wrong = folder(&[("a/GT-0.csv", table("1.ppm;6;6;1;2;x;4;0\n"))]);
+    assert!(
+        error(&wrong).contains("GT-0.csv: `x` in line 2 is no number"),
+        "{}",
+        error(&wrong)
+    );
+}
+
+#[test]
+fn folders_of_data_sets() {
+    let png = |value| grey(value, ImageFormat::Png);
+    let dir = folder(&[
+        ("one/a/1.png", png(1)),
+        ("one/b/1.png", png(2)),
+        ("two/train-images-idx3-ubyte", idx(&[2, 4, 4], &[7; 32])),
+        ("two/train-labels-idx1-ubyte", idx(&[2], &[0, 1])),
+        ("notes.txt", b"x".to_vec()),
+    ]);
+    let sets = ImagesConfig::new().load_each(dir.path()).unwrap();
+    assert_eq!(
+        sets.iter().map(|set| &*set.name).collect::<Vec<_>>(),
+        ["one", "two"]
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let reason = ImagesConfig::new().load_each(empty.path()).unwrap_err();
+    assert!(
+        reason.to_string().contains("no folder or archive"),
+        "{reason}"
+    );
+}
+
+/// The sample that is part of the crate, and the data sets of a folder outside the repository, where there is one.
+#[test]
+fn published_files_are_read() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/data/fashion-mnist-sample");
+    let data = ImagesConfig::new().load(sample).unwrap();
+    let test = data.test.unwrap();
+    assert_eq!((data.train.len(), test.len()), (400, 100));
+    assert_eq!(data.train.classes()[9], "Ankle boot");
+    assert!(
+        data.train
+            .by_class()
+            .iter()
+            .all(|images| images.len() == 40)
+    );
+
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/multi_cv");
+    if !shared.is_dir() {
+        eprintln!("NOT TESTED: there is no folder {}", shared.display());
+        return;
+    }
+    let sets = [
+        ("chars74k", 5_000, 1_283, 62, [3, 32, 32]),
+        ("cifar10", 10_000, 2_000, 10, [3, 32, 32]),
+        ("cifar100", 10_000, 2_000, 100, [3, 32, 32]),
+        ("gtsrb", 10_000, 2_000, 43, [3, 32, 32]),
+        ("mnist", 20_000, 10_000, 10, [1, 28, 28]),
+        ("notmnist", 8_000, 2_000, 10, [1, 28, 28]),
+    ];
+    for (name, train, test, classes, shape) in sets {
+        let path: PathBuf = shared.join(name);
+        let data = ImagesConfig::new().load(path).unwrap();
+        let found = (
+            data.train.len(),
+            data.test.unwrap().len(),
+            data.train.classes().len(),
+        );
+        assert_eq!(found, (train, test, classes), "{name}");
+        assert_eq!(data.train.shape(), shape, "{name}");
+        // Not one colour, not noise: neighbours are alike.
+        let image = data.train.image(0);
+        let apart = |gap: usize| {
+            image
+                .windows(gap + 1)
+                .map(|w| u32::from(w[0].abs_diff(w[gap])))
+                .sum::<u32>()
+        };
+        assert!(apart(1) < apart(shape[2] / 2), "{name}");
+    }
+}
