@@ -24,6 +24,7 @@
 mod error;
 mod figures;
 mod folder;
+mod initialization;
 mod options;
 mod progress;
 mod recording;
@@ -35,6 +36,7 @@ mod tracking;
 pub use error::Error;
 pub use figures::{Chart, Series, draw_paths};
 pub use folder::{Existing, RunFolder};
+pub use initialization::{load_initialization, read_settings};
 pub use options::{RunOptions, not_negative, positive};
 pub use recording::animate;
 pub use report::{Figure, Section, Table, report};

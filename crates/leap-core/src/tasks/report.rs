@@ -23,6 +23,9 @@ pub struct TaskReport {
     pub path: Option<PathFigures>,
     /// Scores on held-out samples after the last step.
     pub held_out: Option<HeldOut>,
+    /// By which [statistics](crate::Statistics) those samples were normalized, for models with batch-normalization.
+    #[serde(default)]
+    pub normalized_by: Option<String>,
     /// How it came as far as training from scratch does, once it was [compared](Report::compare).
     #[serde(default)]
     pub to_scratch: Option<ToScratch>,
@@ -200,6 +203,7 @@ mod tests {
             },
             path: None,
             held_out: None,
+            normalized_by: None,
             to_scratch: None,
             left_out,
         };

@@ -162,6 +162,23 @@ pub trait TaskSet<M: Module>: Sync {
     fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError>;
 }
 
+/// For families that are chosen while the program runs.
+impl<M: Module, S: TaskSet<M> + ?Sized> TaskSet<M> for Box<S> {
+    type Task = S::Task;
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        (**self).name(index)
+    }
+
+    fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
+        (**self).task(index, context)
+    }
+}
+
 /// The circumstances that a task is set up in.
 #[derive(Clone, Debug)]
 pub struct TaskContext {

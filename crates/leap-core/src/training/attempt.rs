@@ -134,9 +134,12 @@ impl<L: Clone> MetaTrainer<L> {
             let steps = task.steps().map_or(inner.steps, |own| own.min(inner.steps));
             let by = Statistics::choose(self.statistics, &model, steps);
             let held_out = task.held_out(&by.evaluated(&model))?;
-            Ok((model, curve, gradient, figures, held_out))
+            let normalized_by = by.named(&model).filter(|_| held_out.is_some());
+            let looks = (held_out, normalized_by);
+            Ok((model, curve, gradient, figures, looks))
         };
-        let (model, curve, gradient, figures, held_out) = self.attempt(attempt, init, train)?;
+        let (model, curve, gradient, figures, looks) = self.attempt(attempt, init, train)?;
+        let (held_out, normalized_by) = looks;
 
         let figures = figures.map(|f| f.read()).transpose()?;
         let is_finite = |v: &ParamVector| Ok::<_, Error>(read_back(v.dot(v))?[0].is_finite());
@@ -162,6 +165,7 @@ impl<L: Clone> MetaTrainer<L> {
             curve,
             path: figures,
             held_out,
+            normalized_by,
             to_scratch: None,
             left_out,
         };

@@ -67,6 +67,11 @@ impl Statistics {
         }
     }
 
+    /// Its name, for models that it makes a difference to.
+    pub(super) fn named<M: Module>(self, model: &M) -> Option<String> {
+        has_batch_norm(model).then(|| self.to_string())
+    }
+
     /// A copy of `model` for held-out samples.
     pub(super) fn evaluated<M: Module>(self, model: &M) -> M {
         match self {

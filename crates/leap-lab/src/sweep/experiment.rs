@@ -1,6 +1,7 @@
 //! What an experiment is about.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::folder::RunFolder;
+use crate::initialization::{load_initialization, to_safetensors};
 use crate::progress::Progress;
 use crate::sweep::plan::Sweep;
 use crate::sweep::run::Run;
@@ -107,6 +109,7 @@ pub struct Session<'a, E: Experiment + ?Sized> {
     pub(crate) sweep: &'a Sweep,
     pub(crate) progress: &'a Progress,
     pub(crate) run: &'a Run,
+    pub(crate) config: Value,
     pub(crate) folder: RunFolder,
     /// Where initializations are kept, with autodiff.
     pub(crate) home: Device,
@@ -218,6 +221,23 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         }
         meta.save_checkpoint()?;
         Ok(meta.into_init())
+    }
+
+    /// Takes an initialization from a file in place of meta-training. `model` is one of its kind.
+    ///
+    /// # Errors
+    /// That of [`load_initialization`].
+    pub fn load(&self, path: &Path, model: E::Model) -> Result<E::Model, Error> {
+        let trainer = self.trainer()?;
+        let work = self.sweep.meta_steps * trainer.meta_batch_size() * trainer.task_steps();
+        self.progress.add(-(work as f64));
+        load_initialization(path, model)
+    }
+
+    /// Saves a model's parameters to the run's folder, with what they came from.
+    pub(crate) fn save<M: Module>(&self, model: &M, name: &str) -> Result<(), Error> {
+        self.folder
+            .write(name, to_safetensors(model, &self.config)?)
     }
 
     pub(crate) fn lock_trackers(&self) -> MutexGuard<'_, Vec<Box<dyn Tracker>>> {

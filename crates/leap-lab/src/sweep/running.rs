@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::module::{Module, ParamGroup};
-use burn::store::{ModuleSnapshot, SafetensorsStore};
+use burn::module::ParamGroup;
 use burn::tensor::Device;
 use leap_core::{
     Checkpoints, Lanes, MetaTrainer, ParamSpace, Report, TaskReport, TaskSet, is_cpu, project_paths,
@@ -265,7 +264,7 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         let session = self.session(run, folder)?;
         let init = self.experiment.meta_train(&session)?;
-        save(&init, &session.folder, "init.safetensors")?;
+        session.save(&init, "init.safetensors")?;
         let (_, scratch) = self.scratch(&self.sweep.scratch(run.seed))?;
         let (summary, _) = self.evaluate(&session, &init, self.sweep.meta_steps, Some(&scratch))?;
         Ok((summary, true))
@@ -289,7 +288,7 @@ impl<'a, E: Experiment> Running<'a, E> {
             _ => {
                 let session = self.session(run, folder)?;
                 let init = session.scratch()?;
-                save(&init, &session.folder, "init.safetensors")?;
+                session.save(&init, "init.safetensors")?;
                 self.evaluate(&session, &init, 0, None)?
             }
         };
@@ -306,9 +305,12 @@ impl<'a, E: Experiment> Running<'a, E> {
         Ok(())
     }
 
+    fn config_of(&self, run: &Run) -> Value {
+        json!({ "run": run, "experiment": self.config })
+    }
+
     fn folder_of(&self, run: &Run) -> Result<RunFolder, Error> {
-        let config = json!({ "run": run, "experiment": self.config });
-        self.folder.run(&run.name(), &config)
+        self.folder.run(&run.name(), &self.config_of(run))
     }
 
     fn session(&'a self, run: &'a Run, folder: RunFolder) -> Result<Session<'a, E>, Error> {
@@ -317,6 +319,7 @@ impl<'a, E: Experiment> Running<'a, E> {
             sweep: self.sweep,
             progress: &self.progress,
             run,
+            config: self.config_of(run),
             folder,
             home: self.home.clone(),
             lanes: Lanes::on(&self.devices, self.lanes)?,
@@ -340,7 +343,7 @@ impl<'a, E: Experiment> Running<'a, E> {
         let keep = |task: &TaskReport, model: &E::Model| {
             if self.sweep.keep_models {
                 let name = format!("held-out-{}.safetensors", task.index);
-                save(model, folder, &name)?;
+                session.save(model, &name)?;
             }
             if task.index == 0
                 && let Some(gif) = self.experiment.record(run, model)?
@@ -419,12 +422,4 @@ impl<'a, E: Experiment> Running<'a, E> {
             }
         }
     }
-}
-
-/// Saves a model's parameters, as safetensors, whole or not at all.
-fn save<M: Module>(model: &M, folder: &RunFolder, name: &str) -> Result<(), Error> {
-    let mut store = SafetensorsStore::from_bytes(None);
-    let saved = model.save_into(&mut store).and_then(|_| store.get_bytes());
-    let wrong = |error| Error::io(folder.join(name))(std::io::Error::other(format!("{error:?}")));
-    folder.write(name, saved.map_err(wrong)?)
 }

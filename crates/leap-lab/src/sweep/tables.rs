@@ -41,7 +41,8 @@ pub(super) fn line(run: &Run, summary: &RunSummary) -> String {
 pub(super) fn text(done: &[RunResult], target: Option<f64>) -> String {
     let mut text = String::new();
     let same_seed = done.windows(2).all(|w| w[0].run.seed == w[1].run.seed);
-    if let (Some(first), 1..=4, true) = (done.first(), done.len(), same_seed) {
+    let few = |result: &&RunResult| result.held_out.tasks.len() <= MANY;
+    if let (Some(first), 1..=4, true) = (done.first().filter(few), done.len(), same_seed) {
         let mut head = vec!["task".to_string()];
         for result in done {
             head.push(format!("{}: AUC", result.run.method));
@@ -75,7 +76,15 @@ pub(super) fn explanation(done: &[RunResult]) -> String {
     let mut text =
         "AUC is the area under the curve of the training loss, lower is better. ".to_string();
     if has(|s| s.accuracy) {
-        text += "Train is the accuracy over all training batches, held out that on samples that were kept back, after training. ";
+        text += "Train is the accuracy over all training batches, held out that on samples that were kept back, after training";
+        let mut tasks = done.iter().flat_map(|d| &d.held_out.tasks);
+        text += &match tasks.find_map(|task| task.normalized_by.as_deref()) {
+            Some("batch") => {
+                ", normalized by the statistics of their own batch (transductive). ".into()
+            }
+            Some(by) => format!(", normalized by {by} statistics. "),
+            None => ". ".to_string(),
+        };
     }
     if has(|s| s.held_out_interval.filter(|_| s.tasks >= MANY)) {
         text += "95 % over tasks is half the width of the interval of that mean (1.96 standard errors over tasks). ";

@@ -36,6 +36,21 @@ pub struct DataSet {
     pub damaged: Vec<String>,
 }
 
+impl DataSet {
+    /// All images, those for the test too.
+    ///
+    /// # Errors
+    /// [`DataError`] if they are too many to hold.
+    pub fn all(self) -> Result<Images, DataError> {
+        let mut all = self.train;
+        let test = self.test.iter();
+        for (images, i) in test.flat_map(|images| (0..images.len()).map(move |i| (images, i))) {
+            all.push(images.image(i), images.labels()[i])?;
+        }
+        Ok(all)
+    }
+}
+
 impl Default for ImagesConfig {
     fn default() -> Self {
         Self::new()

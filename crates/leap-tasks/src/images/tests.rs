@@ -1,13 +1,18 @@
-//! Data sets as they are published, made small.
+//! Data sets as they are published, made small, and the tasks that are made of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+use leap_core::{Predict, Purpose, Task, TaskContext, TaskError, TaskSeed, TaskSet};
 use tempfile::TempDir;
 
-use super::load::{DataSet, ImagesConfig};
+use super::{DataSet, DataSetTasksConfig, EpisodesConfig, ImageTask, Images, ImagesConfig};
 
 fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -410,4 +415,224 @@ fn published_files_are_read() {
         };
         assert!(apart(1) < apart(shape[2] / 2), "{name}");
     }
+}
+
+/// A data set of images of 2 x 2 that say what they are: class, number, 0 for training and 1 for the test.
+fn told(name: &str, classes: usize, train: usize, test: usize) -> DataSet {
+    let images = |count: usize, is_test: u8| {
+        let names = (0..classes)
+            .map(|class| format!("{name} {class}"))
+            .collect();
+        let mut images = Images::new([1, 2, 2], names).unwrap();
+        for number in 0..count {
+            for class in 0..classes {
+                images
+                    .push(&[class as u8, number as u8, is_test, 7], class)
+                    .unwrap();
+            }
+        }
+        images
+    };
+    DataSet {
+        name: name.to_string(),
+        train: images(train, 0),
+        test: (test > 0).then(|| images(test, 1)),
+        damaged: Vec::new(),
+    }
+}
+
+fn context(place: u64, steps: usize) -> TaskContext {
+    TaskContext {
+        seed: TaskSeed {
+            seed: 1,
+            purpose: Purpose::Training,
+            meta_step: 3,
+            task: place,
+        },
+        device: Device::flex().autodiff(),
+        steps,
+    }
+}
+
+/// The model that the tests train: a linear layer on four pixels.
+#[derive(Module, Debug)]
+struct Line {
+    head: Linear,
+}
+
+impl Predict<Tensor<4>> for Line {
+    fn predict(&self, images: Tensor<4>) -> Tensor<2> {
+        self.head.forward(images.flatten(1, 3))
+    }
+
+    fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
+        Ok(match self.head.weight.dims()[1] == outputs {
+            true => self,
+            false => line(outputs),
+        })
+    }
+}
+
+fn line(outputs: usize) -> Line {
+    Line {
+        head: LinearConfig::new(4, outputs).init(&Device::flex().autodiff()),
+    }
+}
+
+/// The first image of a batch of one, as bytes, and its class.
+fn next(task: &mut ImageTask) -> ([u8; 4], usize) {
+    let (images, classes) = task.next_batch();
+    let values: Vec<f32> = images.into_data().try_to_vec().unwrap();
+    let bytes = std::array::from_fn(|i| (values[i] * 255.0).round() as u8);
+    let classes = classes.into_data().convert::<i64>();
+    let classes: Vec<i64> = classes.try_to_vec().unwrap();
+    (bytes, classes[0] as usize)
+}
+
+#[test]
+fn episodes_are_of_disjoint_images_of_few_classes() {
+    let images = told("all", 9, 6, 0).train;
+    let lists = images.split_classes(&[5], 2).unwrap();
+    let config = EpisodesConfig::new()
+        .with_ways(3)
+        .with_shots(Some(2))
+        .with_queries(4)
+        .with_batch_size(Some(1));
+    let episodes = config.init(images.clone(), &lists[0]).unwrap();
+    assert_eq!(TaskSet::<Line>::len(&episodes), 600);
+    let pick = |place: u64| {
+        let context = context(place, 6);
+        let mut task = TaskSet::<Line>::task(&episodes, 0, &context).unwrap();
+        let shown: Vec<_> = (0..6).map(|_| next(&mut task)).collect();
+        (shown, task)
+    };
+    let mut all = BTreeSet::new();
+    for place in 0..40 {
+        let (shown, mut task) = pick(place);
+        // Each of the six images once, and one class of the data for each class of the task.
+        let images: BTreeSet<_> = shown
+            .iter()
+            .map(|(bytes, _)| (bytes[0], bytes[1]))
+            .collect();
+        assert_eq!(images.len(), 6);
+        let pairs: BTreeSet<_> = shown
+            .iter()
+            .map(|(bytes, class)| (bytes[0], *class))
+            .collect();
+        assert_eq!(pairs.len(), 3);
+        let classes: BTreeSet<usize> = pairs.iter().map(|(class, _)| usize::from(*class)).collect();
+        assert!(
+            classes.iter().all(|class| lists[0].contains(class)),
+            "{classes:?}"
+        );
+        all.insert(classes);
+        // The queries are the rest of these classes.
+        let held_out = task.held_out(&line(3).valid()).unwrap().unwrap();
+        assert!(held_out.loss.is_finite());
+        assert_eq!(pick(place).0, shown, "the same seed, the same task");
+    }
+    assert!(all.len() > 5, "tasks are of the same classes: {all:?}");
+
+    for (config, reason) in [
+        (config.clone().with_ways(6), "6 classes in a task, of 5"),
+        (config.clone().with_queries(5), "7 images of"),
+        (config.clone().with_ways(0), "must be above 0"),
+        (config.clone().with_shots(Some(0)), "must be above 0"),
+    ] {
+        let error = config.init(images.clone(), &lists[0]).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    // All images that are not held out, in batches.
+    let whole = config.with_shots(None).with_queries(1);
+    let whole = whole.init(images, &lists[0]).unwrap();
+    let mut task = TaskSet::<Line>::task(&whole, 0, &context(0, 15)).unwrap();
+    let shown: BTreeSet<_> = (0..15).map(|_| next(&mut task).0).collect();
+    assert_eq!(shown.len(), 15);
+}
+
+#[test]
+fn data_sets_are_tasks_with_heads_of_their_own() {
+    let config = DataSetTasksConfig::new()
+        .with_batch_size(1)
+        .with_standardize(false)
+        .with_epochs(Some(0.5));
+    let tasks = config
+        .init([told("a", 2, 10, 3), told("b", 4, 20, 0)])
+        .unwrap();
+    assert_eq!(tasks.names().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(tasks.classes().collect::<Vec<_>>(), [2, 4]);
+    // Of a, the last of ten is for validation; of b, the last two of twenty, and the four before are held out.
+    assert_eq!(tasks.train_images().collect::<Vec<_>>(), [18, 56]);
+    for (index, steps, numbers, outputs) in [(0, 9, 0..9, 2), (1, 28, 0..14, 4)] {
+        let mut task = TaskSet::<Line>::task(&tasks, index, &context(0, 1000)).unwrap();
+        assert_eq!(Task::<Line>::steps(&task), Some(steps));
+        let model = task.start(line(7)).unwrap();
+        assert_eq!(model.head.weight.dims(), [4, outputs]);
+        // The head comes from the task's seed.
+        let again = TaskSet::<Line>::task(&tasks, index, &context(0, 9))
+            .unwrap()
+            .start(line(7));
+        let values = |model: &Line| model.head.weight.val().into_data();
+        assert_eq!(values(&model), values(&again.unwrap()));
+        let shown: BTreeSet<_> = (0..2 * steps).map(|_| next(&mut task).0).collect();
+        assert!(shown.iter().all(|bytes| bytes[2] == 0));
+        let found: BTreeSet<_> = shown.iter().map(|bytes| usize::from(bytes[1])).collect();
+        assert_eq!(found, BTreeSet::from_iter(numbers));
+        assert!(task.validate(&model.valid()).unwrap().is_some());
+        assert!(task.held_out(&model.valid()).unwrap().is_some());
+    }
+    let only = tasks.only(|name| name == "b");
+    assert_eq!(only.classes().collect::<Vec<_>>(), [4]);
+
+    let other = DataSet {
+        train: Images::new([3, 2, 2], vec!["x".into(), "y".into()]).unwrap(),
+        ..told("c", 2, 3, 0)
+    };
+    let error = config
+        .init([told("a", 2, 3, 0), other])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("c: images of shape [3, 2, 2]"), "{error}");
+    let error = config.init([told("a", 1, 3, 0)]).unwrap_err().to_string();
+    assert!(error.contains("a: no images of two classes"), "{error}");
+}
+
+#[test]
+fn mixed_data_sets_have_a_head_each() {
+    let config = DataSetTasksConfig::new()
+        .with_batch_size(1)
+        .with_standardize(false);
+    let tasks = config
+        .init([told("a", 2, 10, 0), told("b", 4, 40, 0)])
+        .unwrap();
+    let mixed = tasks.mixed();
+    let mut task = TaskSet::<Line>::task(&mixed, 0, &context(0, 400)).unwrap();
+    let model = task.start(line(3)).unwrap();
+    assert_eq!(model.head.weight.dims(), [4, 6]);
+    let mut counts = [0; 6];
+    (0..400).for_each(|_| counts[next(&mut task).1] += 1);
+    let (a, b) = (counts[0] + counts[1], counts[2..].iter().sum::<usize>());
+    assert!(
+        a.abs_diff(b) < 80,
+        "as many of one as of the other: {counts:?}"
+    );
+
+    // A loss of two outputs for a, of four for b, whatever the other head says.
+    let zero = |outputs: usize| {
+        let model = line(outputs);
+        Line {
+            head: Linear {
+                weight: model.head.weight.map(|w| w.zeros_like()),
+                bias: model.head.bias.map(|b| b.map(|b| b.zeros_like())),
+            },
+        }
+    };
+    let losses: BTreeSet<_> = (0..50)
+        .map(|_| {
+            let loss = task.loss(&zero(6)).unwrap().loss.into_scalar::<f32>();
+            (loss * 1e4).round() as i32
+        })
+        .collect();
+    let log = |n: f32| (n.ln() * 1e4).round() as i32;
+    assert_eq!(losses, BTreeSet::from([log(2.0), log(4.0)]));
 }
