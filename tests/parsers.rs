@@ -19,6 +19,7 @@ use leap_core::{
 };
 use leap_lab::{Existing, MetaStepMetrics, RunFolder, RunSummary};
 use leap_models::{Mlp, MlpConfig};
+use leap_tasks::images::ImagesConfig;
 use leap_tasks::omniglot::Omniglot;
 use leap_tasks::rl::{
     A2cConfig, Acrobots, CartPoles, Catches, EnvFamily, MountainCars, Render, VectorEnv,
@@ -48,6 +49,7 @@ parsers![
     data_file,
     zip_file,
     drawings,
+    image_files,
     checkpoint,
     saved_task,
     saved_environment,
@@ -423,6 +425,63 @@ fn go_on(input: &[u8], endings: &[&str]) {
     if let Ok(mut run) = trainer(folder.path()).resume(init.clone()) {
         let lanes = Lanes::single(&Device::flex().autodiff());
         let _ = run.step(&Lines { fails_at: 9 }, &lanes);
+    }
+}
+
+/// A file of images of the kind that the first byte says, among sound ones.
+fn image_files(input: &[u8]) {
+    let Some((kind, bytes)) = input.split_first() else {
+        return;
+    };
+    let idx = |sides: &[u8], bytes: &[u8]| {
+        let wide = sides.iter().flat_map(|side| [0, 0, 0, *side]);
+        let head = [0, 0, 8, sides.len() as u8].into_iter();
+        head.chain(wide)
+            .chain(bytes.iter().copied())
+            .collect::<Vec<u8>>()
+    };
+    let images = ("train-images-idx3-ubyte", idx(&[2, 1, 2], &[1, 2, 3, 4]));
+    let labels = ("train-labels-idx1-ubyte", idx(&[2], &[0, 1]));
+    let pixel = ("a/2.ppm", b"P6 2 2 255\n123456789012".to_vec());
+    let of = |name| vec![(name, bytes.to_vec())];
+    let files = match kind % 12 {
+        0 => [of("train-images-idx3-ubyte"), vec![labels]].concat(),
+        1 => [of("train-labels-idx1-ubyte"), vec![images]].concat(),
+        2 => [
+            of("t10k-images-idx4-ubyte.gz"),
+            of("t10k-labels-idx1-ubyte"),
+            vec![images, labels],
+        ]
+        .concat(),
+        3 => [of("classes.txt"), vec![images, labels]].concat(),
+        4 => of("data_batch_1.bin"),
+        5 => of("train.bin"),
+        6 => of("train_32x32.mat"),
+        7 => [of("a/GT-1.csv"), vec![pixel]].concat(),
+        8 => of("images.tar"),
+        9 => of("images.zip"),
+        _ => [of("b/1.png"), vec![pixel]].concat(),
+    };
+    let folder = folder();
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("a folder");
+        fs::write(path, bytes).expect("a file");
+    }
+    let config = match kind / 128 {
+        0 => ImagesConfig::new(),
+        _ => ImagesConfig::new()
+            .with_size(Some([3, 2]))
+            .with_channels(Some(1)),
+    };
+    let Ok(data) = config.load(folder.path()) else {
+        return;
+    };
+    let all = data.all().expect("they are few");
+    let [channels, height, width] = all.shape();
+    for (i, label) in all.labels().iter().enumerate() {
+        assert!(*label < all.classes().len());
+        assert_eq!(all.image(i).len(), channels * height * width);
     }
 }
 

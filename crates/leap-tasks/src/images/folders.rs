@@ -1,8 +1,9 @@
 //! Images as files of their own, in folders.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
 
-use image::DynamicImage;
+use image::{DynamicImage, ImageReader, Limits};
 
 use crate::error::DataError;
 use crate::files::{Files, ending};
@@ -13,8 +14,10 @@ const IMAGES: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pbm", "pn
 /// Folders whose images are for training, and for the test.
 const TRAIN: [&str; 3] = ["train", "training", "notmnist_large"];
 const TEST: [&str; 5] = ["test", "testing", "val", "validation", "notmnist_small"];
-/// More than any photograph has.
+/// More than any photograph has, packed.
 const LARGEST_FILE: u64 = 1 << 28;
+/// The same of its pixels in memory.
+const LARGEST_IMAGE: u64 = 1 << 28;
 
 fn is_image(name: &str) -> bool {
     IMAGES.contains(&&*ending(name))
@@ -29,7 +32,12 @@ fn split(name: &str) -> (&str, &str) {
 fn open(files: &Files, name: &str, cut: Option<[u32; 4]>) -> Result<DynamicImage, String> {
     let bytes = files.read_at_most(name, LARGEST_FILE);
     let bytes = bytes.map_err(|e| e.to_string())?;
-    let image = image::load_from_memory(&bytes).map_err(|e| e.to_string())?;
+    let mut reader = ImageReader::new(Cursor::new(bytes));
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(LARGEST_IMAGE);
+    reader.limits(limits);
+    let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
+    let image = reader.decode().map_err(|e| e.to_string())?;
     if image.width() == 0 || image.height() == 0 {
         return Err("it has no pixels".into());
     }
