@@ -24,7 +24,8 @@ use leap_lab::{
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::images::{
-    DataSetTasks, DataSetTasksConfig, EpisodesConfig, ImageTask, Images, ImagesConfig, RandomAffine,
+    DataSet, DataSetTasks, DataSetTasksConfig, EpisodesConfig, ImageTask, Images, ImagesConfig,
+    RandomAffine,
 };
 use leap_tasks::omniglot::Omniglot;
 use serde::Serialize;
@@ -183,8 +184,8 @@ type Tasks = Box<dyn TaskSet<ConvNet, Task = ImageTask>>;
 struct OwnImages {
     args: Args,
     data: Data,
-    /// Of the data's bytes.
-    digest: u64,
+    /// Of each data set's bytes.
+    digests: Vec<String>,
     model: ConvNetConfig,
     task_steps: usize,
 }
@@ -260,7 +261,7 @@ impl Experiment for OwnImages {
     fn settings(&self) -> Value {
         let args = &self.args;
         json!({
-            "data": format!("{:016x}", self.digest),
+            "data": self.digests,
             "tasks": args.tasks,
             "adapt": args.adapt,
             "ways": args.ways,
@@ -427,7 +428,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
     let sets = DataSetTasksConfig::new()
         .with_batch_size(args.batch.unwrap_or(32))
         .with_augment(args.augment.then(RandomAffine::new));
-    let (data, digest, shape) = match (args.tasks, &args.data, &args.adapt) {
+    let (data, digests, shape) = match (args.tasks, &args.data, &args.adapt) {
         (Kind::Folders, None, _) => return Err("--tasks folders needs --data".into()),
         (Kind::Folders, Some(path), adapt) => {
             if adapt.is_none() {
@@ -445,21 +446,25 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             {
                 return Err(format!("--test-sets: there is no data set {set}").into());
             }
-            let digest = all.iter().fold(0, |sum: u64, set| {
-                let test = set.test.as_ref().map_or(0, Images::digest);
-                sum.rotate_left(1) ^ set.train.digest() ^ test.rotate_left(17)
-            });
+            let digests = all.iter().map(DataSet::digest).collect();
             let shape = all[0].train.shape();
-            (Data::Sets(sets.init(all)?), digest, shape)
+            (Data::Sets(sets.init(all)?), digests, shape)
         }
         (_, path, _) => {
-            let images = match path {
-                None => Omniglot::bundled()?.images()?,
-                // All images of a class are one class, for training or not.
-                Some(path) => config.load(path)?.all()?,
+            let (images, digest) = match path {
+                None => {
+                    let omniglot = Omniglot::bundled()?;
+                    (omniglot.images()?, format!("{:016x}", omniglot.digest()))
+                }
+                Some(path) => {
+                    let set = config.load(path)?;
+                    let digest = set.digest();
+                    // All images of a class are one class, for the test or not.
+                    (set.all()?, digest)
+                }
             };
-            let (digest, shape) = (images.digest(), images.shape());
-            (Data::Classes(Arc::new(images)), digest, shape)
+            let shape = images.shape();
+            (Data::Classes(Arc::new(images)), vec![digest], shape)
         }
     };
     let [channels, height, width] = shape;
@@ -487,7 +492,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             .with_channels(channels)
             .with_image_size([height, width]),
         data,
-        digest,
+        digests,
         task_steps,
         args,
     };

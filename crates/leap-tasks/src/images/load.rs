@@ -18,6 +18,8 @@ pub struct ImagesConfig {
     pub size: Option<[usize; 2]>,
     /// 1 makes all images grey, 3 gives all of them colours; `None` is as the first image is.
     pub channels: Option<usize>,
+    /// Images to train on, and to test, at most; they are spread evenly over all that there are. `None` is all.
+    pub most: Option<usize>,
     /// Whether an image that is damaged is an error. Otherwise it is left out, counted and named in a warning.
     #[config(default = false)]
     pub strict: bool,
@@ -37,6 +39,16 @@ pub struct DataSet {
 }
 
 impl DataSet {
+    /// What is the same for the same images (16 hexadecimal digits for each part), to tell whether files have changed.
+    pub fn digest(&self) -> String {
+        let parts = [Some(&self.train), self.test.as_ref()]
+            .into_iter()
+            .flatten();
+        parts
+            .map(|images| format!("{:016x}", images.digest()))
+            .collect()
+    }
+
     /// All images, those for the test too.
     ///
     /// # Errors
@@ -184,7 +196,20 @@ impl<'a> Found<'a> {
                 Some(first) => wrong(&format!("all images are damaged, such as {first}")),
             });
         };
-        let (mut train, mut test) = (self.train, self.test);
+        let few = |samples: Vec<_>| match self.config.most {
+            Some(most) if most < samples.len() => {
+                let (all, mut next) = (samples.len(), 0);
+                let picked = samples.into_iter().enumerate().filter(|(i, _)| {
+                    // The images at 0, all / most, 2 all / most, …
+                    let is_next = *i == next * all / most;
+                    next += usize::from(is_next);
+                    is_next
+                });
+                picked.map(|(_, sample)| sample).collect()
+            }
+            _ => samples,
+        };
+        let (mut train, mut test) = (few(self.train), few(self.test));
         if train.is_empty() {
             std::mem::swap(&mut train, &mut test);
         }

@@ -105,6 +105,14 @@ fn folders_of_classes() {
     let deep = folder(&[("x/Greek/alpha/1.png", png(1)), ("x/Latin/a/1.png", png(2))]);
     assert_eq!(load(&deep).train.classes(), ["Greek/alpha", "Latin/a"]);
 
+    let few = ImagesConfig::new()
+        .with_most(Some(2))
+        .load(dir.path())
+        .unwrap();
+    assert_eq!(few.train.labels(), [0, 1]);
+    assert_eq!((few.train.image(0)[0], few.train.image(1)[0]), (10, 30));
+    assert_ne!(few.digest(), load(&dir).digest());
+
     for (files, reason) in [
         (vec![("a/1.png", png(1))], "one class alone"),
         (

@@ -1,0 +1,371 @@
+//! The paper's Multi-CV experiment: whole data sets are the tasks. An encoder is meta-trained on all of them but one, which
+//! is then learned from it, each in turn.
+//!
+//! ```text
+//! cargo run --example multi_cv -- --data FOLDER --held-out cifar10
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::module::ParamGroup;
+use burn::optim::{AdamConfig, SgdConfig};
+use burn::tensor::Device;
+use clap::Parser;
+use leap_core::{EarlyStopping, InnerLoop, MetaTrainer, Method, Predict, TaskError};
+use leap_lab::{
+    Error, Experiment, Run, RunOptions, RunResult, Session, Sweep, Table, end, interruption,
+    not_negative, positive, say,
+};
+use leap_models::{ConvNet, ConvNetConfig};
+use leap_tasks::images::{DataSet, DataSetTasks, DataSetTasksConfig, Images, ImagesConfig};
+use serde_json::{Value, json};
+
+/// A data set of the experiment.
+struct Known {
+    /// Its name, which is that of its folder in --data.
+    name: &'static str,
+    /// Where it is published, and as what.
+    published: &'static str,
+    /// Test error in the paper, in %: no pretraining, multi-headed finetuning, HAT, Progressive Nets, Leap.
+    paper: Option<[f64; 5]>,
+}
+
+const SETS: [Known; 8] = [
+    Known {
+        name: "mnist",
+        published: "yann.lecun.com/exdb/mnist: train-images-idx3-ubyte.gz and three more",
+        paper: None,
+    },
+    Known {
+        name: "fashion-mnist",
+        published: "github.com/zalandoresearch/fashion-mnist, or Debian's package dataset-fashion-mnist: as MNIST's files",
+        paper: None,
+    },
+    Known {
+        name: "notmnist",
+        published: "yaroslavvb.blogspot.com/2011/09/notmnist-dataset.html: notMNIST_small.tar.gz, notMNIST_large.tar.gz",
+        paper: None,
+    },
+    Known {
+        name: "svhn",
+        published: "ufldl.stanford.edu/housenumbers: train_32x32.mat, test_32x32.mat",
+        paper: None,
+    },
+    Known {
+        name: "cifar10",
+        published: "www.cs.toronto.edu/~kriz/cifar.html: cifar-10-binary.tar.gz",
+        paper: Some([26.2, 27.4, 27.7, 24.2, 21.2]),
+    },
+    Known {
+        name: "cifar100",
+        published: "www.cs.toronto.edu/~kriz/cifar.html: cifar-100-binary.tar.gz",
+        paper: Some([54.8, 59.2, 62.0, 55.7, 52.0]),
+    },
+    Known {
+        name: "gtsrb",
+        published: "benchmark.ini.rub.de: GTSRB_Final_Training_Images.zip, GTSRB_Final_Test_Images.zip, GTSRB_Final_Test_GT.zip",
+        paper: Some([3.6, 5.7, 5.4, 3.6, 2.9]),
+    },
+    Known {
+        name: "facescrub",
+        published: "vintage.winklerbros.net/facescrub.html: a folder of photographs for each person",
+        paper: None,
+    },
+];
+
+/// Data sets as tasks: an encoder is meta-trained on all of them but one, which is then learned from it.
+///
+/// The defaults are the paper's, as far as it says them.
+#[derive(Clone, Parser)]
+#[command(args_override_self = true)]
+struct Args {
+    /// A folder with a folder or an archive for each data set: mnist, fashion-mnist, notmnist, svhn, cifar10, cifar100, gtsrb,
+    /// facescrub, as many of them as there are, and any others
+    #[arg(long)]
+    data: PathBuf,
+    /// Data sets to hold out, one after the other [default: all that there are]
+    #[arg(long, value_delimiter = ',')]
+    held_out: Vec<String>,
+    /// Methods: leap-energy, leap, reptile, fomaml, finetuning. Learning from scratch (none) is always there
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "leap-energy,finetuning,none"
+    )]
+    methods: Vec<Method>,
+    /// Seeds of all that is random
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    seeds: Vec<u64>,
+    /// Meta-steps
+    #[arg(long, default_value_t = 100, value_parser = not_negative::<usize>)]
+    meta_steps: usize,
+    /// Tasks in a meta-batch
+    #[arg(long, default_value_t = 10, value_parser = positive::<usize>)]
+    meta_batch: usize,
+    /// How often a task goes through its images in meta-training
+    #[arg(long, default_value_t = 1.0, value_parser = positive::<f64>)]
+    epochs: f64,
+    /// Training steps of the held-out data set, at most
+    #[arg(long, default_value_t = 10_000, value_parser = positive::<usize>)]
+    test_steps: usize,
+    /// Training steps from one look at its validation images to the next
+    #[arg(long, default_value_t = 100, value_parser = positive::<usize>)]
+    check_every: usize,
+    /// Looks without a lower error there, after which training stops
+    #[arg(long, default_value_t = 10, value_parser = positive::<usize>)]
+    patience: usize,
+    /// Images in a batch
+    #[arg(long, default_value_t = 32, value_parser = positive::<usize>)]
+    batch: usize,
+    /// Use this many images of each data set at most
+    #[arg(long, value_parser = positive::<usize>)]
+    images: Option<usize>,
+    /// Learning rate of the tasks, which goes to 0 along half a wave of the cosine
+    #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
+    task_lr: f64,
+    /// Learning rate of meta-training, with Adam
+    #[arg(long, default_value_t = 0.01, value_parser = positive::<f64>)]
+    meta_lr: f64,
+    /// Filters in each convolution
+    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
+    filters: usize,
+    /// Save a checkpoint after every so many meta-steps
+    #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]
+    checkpoint_every: usize,
+    #[command(flatten)]
+    options: RunOptions,
+}
+
+/// Height and width that all images are brought to, in colour.
+const SIZE: usize = 32;
+
+struct HeldOutSet {
+    args: Args,
+    name: String,
+    /// Of each data set's bytes.
+    digests: Vec<String>,
+    train: DataSetTasks,
+    held_out: DataSetTasks,
+}
+
+impl HeldOutSet {
+    /// How tasks train for so many steps.
+    fn training(&self, steps: usize) -> InnerLoop {
+        let lr = self.args.task_lr;
+        InnerLoop::new(steps, SgdConfig::new().init(), lr)
+            .with_lr_schedule(move |steps| CosineAnnealingLrSchedulerConfig::new(lr, steps).init())
+    }
+
+    /// Steps of the longest task in meta-training.
+    fn longest(&self) -> usize {
+        let images = self.train.train_images().max().unwrap_or(1);
+        (self.args.epochs * images as f64 / self.args.batch as f64).ceil() as usize
+    }
+}
+
+impl Experiment for HeldOutSet {
+    type Model = ConvNet;
+    type Learner = Method;
+    type Train = DataSetTasks;
+    type HeldOut = DataSetTasks;
+
+    fn settings(&self) -> Value {
+        let args = &self.args;
+        json!({
+            "data": self.digests,
+            "train": self.train.names().collect::<Vec<_>>(),
+            "held_out": self.name,
+            "meta_batch": args.meta_batch,
+            "epochs": args.epochs,
+            "test_steps": args.test_steps,
+            "check_every": args.check_every,
+            "patience": args.patience,
+            "batch": args.batch,
+            "images": args.images,
+            "task_lr": args.task_lr,
+            "meta_lr": args.meta_lr,
+            "model": self.model_config(),
+        })
+    }
+
+    fn model(&self, _run: &Run, device: &Device) -> Result<ConvNet, TaskError> {
+        Ok(self.model_config().init(device)?)
+    }
+
+    fn train(&self, _run: &Run) -> Result<DataSetTasks, TaskError> {
+        Ok(self.train.clone())
+    }
+
+    fn held_out(&self, _run: &Run) -> Result<DataSetTasks, TaskError> {
+        Ok(self.held_out.clone())
+    }
+
+    fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
+        let stopping = EarlyStopping {
+            every: self.args.check_every,
+            patience: self.args.patience,
+        };
+        let held_out = self.training(self.args.test_steps);
+        Ok(MetaTrainer::new(run.method()?)
+            .with_meta_batch_size(self.args.meta_batch)
+            .with_task_training(self.training(self.longest()))
+            .with_held_out_training(held_out.with_early_stopping(stopping))
+            .with_meta_optimizer(AdamConfig::new().init(), self.args.meta_lr)
+            .with_shared(ParamGroup::from_predicate("encoder")))
+    }
+
+    fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
+        let (trainer, scratch) = (session.trainer()?, session.scratch()?);
+        let Method::Finetuning(_) = session.run().method()? else {
+            return session.meta_train(trainer, scratch, &self.train);
+        };
+        // One body on batches of all data sets, with a head for each: as many steps as a meta-batch has at most.
+        let classes = self.train.classes().sum();
+        let model = session.initialize(scratch.clone().with_outputs(classes)?);
+        let steps = self.args.meta_batch * self.longest();
+        let trainer = trainer
+            .with_shared(ParamGroup::all())
+            .with_meta_batch_size(1)
+            .with_task_training(self.training(steps))
+            .with_meta_optimizer(SgdConfig::new().init(), 1.0);
+        Ok(ConvNet {
+            encoder: session
+                .meta_train(trainer, model, &self.train.mixed())?
+                .encoder,
+            head: scratch.head,
+        })
+    }
+}
+
+impl HeldOutSet {
+    fn model_config(&self) -> ConvNetConfig {
+        ConvNetConfig::new()
+            .with_channels(3)
+            .with_image_size([SIZE; 2])
+            .with_filters(self.args.filters)
+            .with_classes(self.held_out.classes().next().unwrap_or(1))
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    end(run(Args::parse()))
+}
+
+/// The data sets in a folder, those of the paper that are missing named.
+fn load(args: &Args) -> Result<Vec<DataSet>, TaskError> {
+    let config = ImagesConfig::new()
+        .with_size(Some([SIZE; 2]))
+        .with_channels(Some(3))
+        .with_most(args.images);
+    let sets = config.load_each(&args.data)?;
+    for known in &SETS {
+        if sets.iter().all(|set| set.name != known.name) {
+            say(&format!(
+                "{} is not there; it is published at {}",
+                known.name, known.published
+            ));
+        }
+    }
+    for set in &sets {
+        let (train, classes) = (set.train.len(), set.train.classes().len());
+        let test = set.test.as_ref().map_or(0, Images::len);
+        say(&format!(
+            "{}: {train} images to train on, {test} to test, {classes} classes",
+            set.name
+        ));
+    }
+    Ok(sets)
+}
+
+fn run(args: Args) -> Result<(), TaskError> {
+    let sets = load(&args)?;
+    if sets.len() < 2 {
+        return Err("there must be at least two data sets, one of them to hold out".into());
+    }
+    if let Some(name) = args
+        .held_out
+        .iter()
+        .find(|name| sets.iter().all(|s| s.name != **name))
+    {
+        return Err(format!("--held-out: there is no data set {name}").into());
+    }
+    let digests = Vec::from_iter(sets.iter().map(DataSet::digest));
+    let config = DataSetTasksConfig::new().with_batch_size(args.batch);
+    let whole = config.clone().init(sets.clone())?;
+    let epochs = config.with_epochs(Some(args.epochs)).init(sets)?;
+    let names = Vec::from_iter(whole.names().map(String::from));
+    let stop = interruption()?;
+    let out = args.options.out.clone().unwrap_or("runs/multi-cv".into());
+    let mut done = Vec::new();
+    for name in names
+        .iter()
+        .filter(|name| args.held_out.is_empty() || args.held_out.contains(name))
+    {
+        let sweep = Sweep::new(format!("Multi-CV: {name} held out"), out.join(name))
+            .with_methods(&args.methods)
+            .with_seeds(args.seeds.clone())
+            .with_meta_steps(args.meta_steps)
+            .with_checkpoint_every(args.checkpoint_every)
+            .with_path_pictures(0)
+            .with_options(RunOptions {
+                out: Some(out.join(name)),
+                ..args.options.clone()
+            })
+            .with_stop(stop.clone());
+        let experiment = HeldOutSet {
+            args: args.clone(),
+            name: name.clone(),
+            digests: digests.clone(),
+            train: epochs.only(|set| set != name),
+            held_out: whole.only(|set| set == name),
+        };
+        done.push((name.as_str(), sweep.run(&experiment)?));
+    }
+    say(&format!(
+        "\nError on the test images, in %\n\n{}",
+        errors(&done, &args).text()
+    ));
+    say(&format!(
+        "A report for each data set is in {}",
+        Path::new(&out).display()
+    ));
+    Ok(())
+}
+
+/// Test errors in %, of each method with each data set held out, the paper's beside them.
+fn errors(done: &[(&str, Vec<RunResult>)], args: &Args) -> Table {
+    let paper = ["none", "finetuning", "HAT", "Progressive Nets", "Leap"];
+    let mut head = vec!["held out".to_string()];
+    let methods = args.methods.iter().map(Method::to_string);
+    let mut methods = Vec::from_iter(methods.filter(|method| method != "none"));
+    methods.push("none".into());
+    head.extend(methods.iter().cloned());
+    head.extend(paper.map(|method| format!("paper: {method}")));
+    let row = |(name, results): &(&str, Vec<RunResult>)| {
+        let mut row = vec![name.to_string()];
+        for method in &methods {
+            let of = results.iter().filter(|result| result.run.method == *method);
+            let errors = of.filter_map(|r| Some(1.0 - r.summary.held_out_tasks.held_out_accuracy?));
+            let errors = Vec::from_iter(errors.map(|error| 100.0 * error));
+            let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+            row.push(if errors.is_empty() {
+                "–".into()
+            } else {
+                format!("{mean:.1}")
+            });
+        }
+        let known = SETS.iter().find(|known| known.name == *name);
+        let paper = known
+            .and_then(|known| known.paper)
+            .map(|errors| errors.map(|e| format!("{e:.1}")));
+        row.extend(paper.unwrap_or(std::array::from_fn(|_| "–".into())));
+        row
+    };
+    Table {
+        head,
+        rows: done.iter().map(row).collect(),
+    }
+}
