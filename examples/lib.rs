@@ -10,6 +10,8 @@ mod book {
     struct YourModel;
     #[doc = include_str!("../docs/your-task.md")]
     struct YourTask;
+    #[doc = include_str!("../docs/your-images.md")]
+    struct YourImages;
     #[doc = include_str!("../docs/your-method.md")]
     struct YourMethod;
     #[doc = include_str!("../docs/your-environment.md")]

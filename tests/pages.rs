@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Flags that make an example short; those of the page give way to them.
-const SHORT: [(&str, &str); 4] = [
+const SHORT: [(&str, &str); 5] = [
     (
         "omniglot",
         "--meta-steps 2 --meta-batch 1 --task-steps 2 --batch 4 --filters 4 --test-alphabets 1 --seeds 1",
@@ -16,6 +16,10 @@ const SHORT: [(&str, &str); 4] = [
     (
         "control",
         "--meta-steps 1 --meta-batch 1 --env-steps 2000 --held-out 1 --seeds 1",
+    ),
+    (
+        "images",
+        "--meta-steps 2 --meta-batch 1 --test-tasks 2 --filters 4",
     ),
     ("meta_sgd", "--seeds 1 --meta-steps 2"),
     ("devices", "--seconds 0.1"),
@@ -99,9 +103,10 @@ fn run_example(name: &str, flags: &[&str], manifest: &str) {
         eprintln!("\n*** NOT RUN: the example {name} is not built ***\n");
         return;
     }
-    let needs_more = ["--setup", "--data", "--games"]
-        .iter()
-        .any(|flag| flags.contains(flag));
+    let absolute =
+        |word: &str| Some(format!("{TOP}/{word}")).filter(|path| Path::new(path).exists());
+    let data = value(flags, "--data").map(absolute);
+    let needs_more = data == Some(None) || ["--setup", "--games"].iter().any(|f| flags.contains(f));
     let elsewhere = value(flags, "--device").is_some_and(|device| device != "flex");
     if needs_more || elsewhere || name == "worker" {
         let mut help = Command::new(program);
@@ -122,7 +127,7 @@ fn run_example(name: &str, flags: &[&str], manifest: &str) {
     while let Some(flag) = flags.next() {
         match short.contains(flag) {
             true => drop(flags.next()),
-            false => kept.push(*flag),
+            false => kept.push(absolute(flag).unwrap_or(flag.to_string())),
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
