@@ -93,19 +93,7 @@ impl ConvNetConfig {
         let features = self.features()?;
         let block = |i: usize| {
             let channels = if i == 0 { self.channels } else { self.filters };
-            let p = self.padding;
-            ConvBlock {
-                conv: Conv2dConfig::new([channels, self.filters], [self.kernel_size; 2])
-                    .with_padding(PaddingConfig2d::Explicit(p, p, p, p))
-                    .init(device),
-                pool: self
-                    .max_pool
-                    .then(|| MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init()),
-                norm: self
-                    .batch_norm
-                    .then(|| BatchNormConfig::new(self.filters).init(device)),
-                pool_last: self.pool_last,
-            }
+            self.block(channels, device)
         };
         Ok(ConvNet {
             encoder: ConvEncoder {
@@ -114,6 +102,23 @@ impl ConvNetConfig {
             },
             head: LinearConfig::new(features, self.classes).init(device),
         })
+    }
+
+    /// A block that takes so many channels.
+    pub(crate) fn block(&self, channels: usize, device: &Device) -> ConvBlock {
+        let p = self.padding;
+        ConvBlock {
+            conv: Conv2dConfig::new([channels, self.filters], [self.kernel_size; 2])
+                .with_padding(PaddingConfig2d::Explicit(p, p, p, p))
+                .init(device),
+            pool: self
+                .max_pool
+                .then(|| MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init()),
+            norm: self
+                .batch_norm
+                .then(|| BatchNormConfig::new(self.filters).init(device)),
+            pool_last: self.pool_last,
+        }
     }
 
     /// Number of features that the encoder finds.
