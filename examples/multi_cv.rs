@@ -7,18 +7,24 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
-use burn::module::ParamGroup;
+use burn::module::{Module, ParamGroup};
 use burn::optim::{AdamConfig, SgdConfig};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use clap::Parser;
-use leap_core::{EarlyStopping, InnerLoop, MetaTrainer, Method, Predict, TaskError};
+use leap_core::{
+    EarlyStopping, InnerLoop, Learned, LearningCurve, LearningPath, MetaLearner, MetaTrainer,
+    Method, ParamSpace, Predict, Task, TaskError,
+};
 use leap_lab::{
     Error, Experiment, Run, RunOptions, RunResult, Session, Sweep, Table, end, interruption,
     not_negative, positive, say,
 };
-use leap_models::{ConvNet, ConvNetConfig};
+use leap_models::{
+    AsHat, AsProgressive, ConvNet, ConvNetConfig, Hat, HatNet, ProgressiveNet, ProgressiveNets,
+};
 use leap_tasks::images::{DataSet, DataSetTasks, DataSetTasksConfig, Images, ImagesConfig};
 use serde_json::{Value, json};
 
@@ -88,13 +94,15 @@ struct Args {
     /// Data sets to hold out, one after the other [default: all that there are]
     #[arg(long, value_delimiter = ',')]
     held_out: Vec<String>,
-    /// Methods: leap-energy, leap, reptile, fomaml, finetuning. Learning from scratch (none) is always there
+    /// Methods: leap-energy, leap, reptile, fomaml, finetuning; hat, hard attention to the task; progressive, progressive
+    /// nets. Learning from scratch (none) is always there
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "leap-energy,finetuning,none"
+        default_value = "leap-energy,finetuning,hat,progressive,none",
+        value_parser = known
     )]
-    methods: Vec<Method>,
+    methods: Vec<String>,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
@@ -138,8 +146,102 @@ struct Args {
     options: RunOptions,
 }
 
+/// The name of a method, if it is one.
+fn known(name: &str) -> Result<String, leap_core::Error> {
+    if ![HAT, PROGRESSIVE].contains(&name) {
+        name.parse::<Method>()?;
+    }
+    Ok(name.to_string())
+}
+
+const HAT: &str = "hat";
+const PROGRESSIVE: &str = "progressive";
+
 /// Height and width that all images are brought to, in colour.
 const SIZE: usize = 32;
+
+/// The models that are compared: the encoder as it is, with gates, or once for each data set.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
+enum Net {
+    Conv(ConvNet),
+    Hat(HatNet),
+    Progressive(ProgressiveNet),
+}
+
+impl Predict<Tensor<4>> for Net {
+    fn predict(&self, images: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::Conv(net) => net.forward(images),
+            Self::Hat(net) => net.forward(images),
+            Self::Progressive(net) => net.forward(images),
+        }
+    }
+
+    fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
+        Ok(match self {
+            Self::Conv(net) => Self::Conv(net.with_outputs(outputs)?),
+            Self::Hat(net) => Self::Hat(net.with_outputs(outputs)?),
+            Self::Progressive(net) => Self::Progressive(net.with_outputs(outputs)?),
+        })
+    }
+}
+
+impl AsHat for Net {
+    fn as_hat(&mut self) -> Option<&mut HatNet> {
+        match self {
+            Self::Hat(net) => Some(net),
+            _ => None,
+        }
+    }
+}
+
+impl AsProgressive for Net {
+    fn as_progressive(&mut self) -> Option<&mut ProgressiveNet> {
+        match self {
+            Self::Progressive(net) => Some(net),
+            _ => None,
+        }
+    }
+}
+
+/// The learners that are compared.
+#[derive(Clone, Copy, Debug)]
+enum Learner {
+    Method(Method),
+    Hat(Hat),
+    Progressive(ProgressiveNets),
+}
+
+impl MetaLearner<Net> for Learner {
+    fn learn<T: Task<Net>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        inner: &InnerLoop,
+        model: Net,
+        task: &mut T,
+    ) -> Result<Learned<Net>, TaskError> {
+        match self {
+            Self::Method(learner) => learner.learn(space, inner, model, task),
+            Self::Hat(learner) => learner.learn(space, inner, model, task),
+            Self::Progressive(learner) => learner.learn(space, inner, model, task),
+        }
+    }
+
+    fn adapt<T: Task<Net>>(
+        &self,
+        inner: &InnerLoop,
+        model: Net,
+        task: &mut T,
+        path: &mut impl LearningPath,
+    ) -> Result<(Net, LearningCurve), TaskError> {
+        match self {
+            Self::Method(learner) => learner.adapt(inner, model, task, path),
+            Self::Hat(learner) => learner.adapt(inner, model, task, path),
+            Self::Progressive(learner) => learner.adapt(inner, model, task, path),
+        }
+    }
+}
 
 struct HeldOutSet {
     args: Args,
@@ -166,8 +268,8 @@ impl HeldOutSet {
 }
 
 impl Experiment for HeldOutSet {
-    type Model = ConvNet;
-    type Learner = Method;
+    type Model = Net;
+    type Learner = Learner;
     type Train = DataSetTasks;
     type HeldOut = DataSetTasks;
 
@@ -190,8 +292,15 @@ impl Experiment for HeldOutSet {
         })
     }
 
-    fn model(&self, _run: &Run, device: &Device) -> Result<ConvNet, TaskError> {
-        Ok(self.model_config().init(device)?)
+    fn model(&self, run: &Run, device: &Device) -> Result<Net, TaskError> {
+        let config = self.model_config();
+        // A column for each data set, that which is held out as well.
+        let columns = self.train.names().count() + 1;
+        Ok(match &*run.method {
+            HAT => Net::Hat(HatNet::new(&config, device)?),
+            PROGRESSIVE => Net::Progressive(ProgressiveNet::new(&config, columns, device)?),
+            _ => Net::Conv(config.init(device)?),
+        })
     }
 
     fn train(&self, _run: &Run) -> Result<DataSetTasks, TaskError> {
@@ -202,13 +311,18 @@ impl Experiment for HeldOutSet {
         Ok(self.held_out.clone())
     }
 
-    fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
+    fn trainer(&self, run: &Run) -> Result<MetaTrainer<Learner>, TaskError> {
+        let learner = match &*run.method {
+            HAT => Learner::Hat(Hat::new().with_period(self.args.check_every)),
+            PROGRESSIVE => Learner::Progressive(ProgressiveNets),
+            _ => Learner::Method(run.method()?),
+        };
         let stopping = EarlyStopping {
             every: self.args.check_every,
             patience: self.args.patience,
         };
         let held_out = self.training(self.args.test_steps);
-        Ok(MetaTrainer::new(run.method()?)
+        Ok(MetaTrainer::new(learner)
             .with_meta_batch_size(self.args.meta_batch)
             .with_task_training(self.training(self.longest()))
             .with_held_out_training(held_out.with_early_stopping(stopping))
@@ -216,26 +330,41 @@ impl Experiment for HeldOutSet {
             .with_shared(ParamGroup::from_predicate("encoder")))
     }
 
-    fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
+    fn meta_train(&self, session: &Session<Self>) -> Result<Net, Error> {
         let (trainer, scratch) = (session.trainer()?, session.scratch()?);
-        let Method::Finetuning(_) = session.run().method()? else {
-            return session.meta_train(trainer, scratch, &self.train);
-        };
-        // One body on batches of all data sets, with a head for each: as many steps as a meta-batch has at most.
-        let classes = self.train.classes().sum();
-        let model = session.initialize(scratch.clone().with_outputs(classes)?);
         let steps = self.args.meta_batch * self.longest();
-        let trainer = trainer
-            .with_shared(ParamGroup::all())
-            .with_meta_batch_size(1)
-            .with_task_training(self.training(steps))
-            .with_meta_optimizer(SgdConfig::new().init(), 1.0);
-        Ok(ConvNet {
-            encoder: session
-                .meta_train(trainer, model, &self.train.mixed())?
-                .encoder,
-            head: scratch.head,
-        })
+        // Those that go on from what they have trained, and not from a mean: as many steps as a meta-batch has at most.
+        let on = |trainer: MetaTrainer<Learner>, steps| {
+            trainer
+                .with_meta_batch_size(1)
+                .with_task_training(self.training(steps))
+                .with_meta_optimizer(SgdConfig::new().init(), 1.0)
+        };
+        match (&*session.run().method, scratch) {
+            // One data set after the other, as often as the others see it.
+            (HAT | PROGRESSIVE, scratch) => {
+                let sets = self.train.names().count();
+                let steps = (self.args.meta_steps * steps).div_ceil(sets);
+                let trainer = on(trainer, steps).with_tasks_in_turn();
+                let whole = self.train.clone().with_epochs(None);
+                session.meta_train_for(sets, trainer, scratch, &whole)
+            }
+            // One body on batches of all data sets, with a head for each.
+            ("finetuning", Net::Conv(scratch)) => {
+                let model = scratch.clone().with_outputs(self.train.classes().sum())?;
+                let model = Net::Conv(session.initialize(model));
+                let trainer = on(trainer, steps).with_shared(ParamGroup::all());
+                let trained = session.meta_train(trainer, model, &self.train.mixed())?;
+                Ok(match trained {
+                    Net::Conv(net) => Net::Conv(ConvNet {
+                        encoder: net.encoder,
+                        head: scratch.head,
+                    }),
+                    other => other,
+                })
+            }
+            (_, scratch) => session.meta_train(trainer, scratch, &self.train),
+        }
     }
 }
 
@@ -339,8 +468,8 @@ fn run(args: Args) -> Result<(), TaskError> {
 fn errors(done: &[(&str, Vec<RunResult>)], args: &Args) -> Table {
     let paper = ["none", "finetuning", "HAT", "Progressive Nets", "Leap"];
     let mut head = vec!["held out".to_string()];
-    let methods = args.methods.iter().map(Method::to_string);
-    let mut methods = Vec::from_iter(methods.filter(|method| method != "none"));
+    let methods = args.methods.iter().filter(|method| *method != "none");
+    let mut methods = Vec::from_iter(methods.cloned());
     methods.push("none".into());
     head.extend(methods.iter().cloned());
     head.extend(paper.map(|method| format!("paper: {method}")));

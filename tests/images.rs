@@ -109,7 +109,7 @@ fn data_sets_are_held_out_in_turn() {
     let (out, sets) = (dir.path().join("out"), two_sets(dir.path()));
     let flags = format!(
         "--data {} --images 60 --meta-steps 2 --meta-batch 2 --filters 4 --test-steps 30 --check-every 5 --patience 2 \
-         --methods leap-energy,finetuning --lanes 1 --jobs 1",
+         --methods leap-energy,finetuning,hat,progressive --lanes 1 --jobs 1",
         sets.display()
     );
     let said = succeed("multi_cv", &out, &flags);
@@ -119,8 +119,8 @@ fn data_sets_are_held_out_in_turn() {
     );
     assert!(said.contains("paper: Progressive Nets"), "{said}");
     for set in ["clothes", "more"] {
-        for run in ["leap-energy-seed-0", "finetuning-seed-0", "none-seed-0"] {
-            let summary = summary(&out.join(set), run);
+        for run in ["leap-energy", "finetuning", "hat", "progressive", "none"] {
+            let summary = summary(&out.join(set), &format!("{run}-seed-0"));
             let steps = summary["steps"].as_f64().expect("a number");
             assert!(
                 (10.0..=30.0).contains(&steps) && steps % 5.0 == 0.0,

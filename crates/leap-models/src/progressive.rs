@@ -104,7 +104,9 @@ impl Columns {
     /// `[batch, features]`. No gradient reaches the columns before it; only their normalization follows the task.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let active = self.active.min(self.columns.len() - 1);
-        let (frozen, column) = (&self.columns[..active], &self.columns[active]);
+        // Without a graph, which nothing would go back along; their running statistics are shared by the copies.
+        let frozen = self.columns[..active].to_vec().no_grad();
+        let column = &self.columns[active];
         // What each column before this one found, layer by layer.
         let mut found: Vec<Tensor<4>> = vec![images.clone(); active];
         let mut x = images;
@@ -112,7 +114,7 @@ impl Columns {
             x = column.forward(layer, x, &found);
             let next = |(place, column): (usize, &Column)| {
                 let here = found[place].clone();
-                column.forward(layer, here, &found[..place]).detach()
+                column.forward(layer, here, &found[..place])
             };
             found = frozen.iter().enumerate().map(next).collect();
         }

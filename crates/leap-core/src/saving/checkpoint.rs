@@ -34,6 +34,9 @@ pub(crate) struct Settings {
     pub seed: u64,
     pub meta_batch_size: usize,
     pub task_steps: usize,
+    /// Whether tasks are taken in turn.
+    #[serde(default)]
+    pub in_turn: bool,
     /// Early stopping, as text.
     #[serde(default)]
     pub stopping: String,
@@ -73,6 +76,12 @@ impl Settings {
         );
         let steps = (text(&a.task_steps), text(&b.task_steps));
         differ(a.task_steps != b.task_steps, "task steps", steps.0, steps.1);
+        differ(
+            a.in_turn != b.in_turn,
+            "tasks in turn",
+            text(&a.in_turn),
+            text(&b.in_turn),
+        );
         differ(
             a.stopping != b.stopping,
             "early stopping",

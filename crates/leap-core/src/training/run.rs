@@ -116,15 +116,19 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         checkpoints.save(&self.init, &self.optimizer, self.meta_step, settings)
     }
 
-    /// Draws the tasks of the next meta-batch: without replacement, as long as there are enough.
+    /// The tasks of the next meta-batch: drawn without replacement, as long as there are enough, or the next ones in turn.
     fn sample(&self, len: usize) -> Result<Vec<usize>, Error> {
         if len == 0 {
             return Err(Error::InvalidSetting(
                 "there are no tasks to draw from".into(),
             ));
         }
-        let mut rng = self.seed(Purpose::Sampling, 0).rng(0);
         let size = self.trainer.meta_batch_size;
+        if self.trainer.in_turn {
+            let first = self.meta_step * size;
+            return Ok((first..first + size).map(|i| i % len).collect());
+        }
+        let mut rng = self.seed(Purpose::Sampling, 0).rng(0);
         let mut picks = Vec::with_capacity(size);
         while picks.len() < size {
             let count = len.min(size - picks.len());
@@ -299,6 +303,7 @@ impl<L: Clone> MetaTrainer<L> {
             seed: self.seed,
             meta_batch_size: self.meta_batch_size,
             task_steps: self.inner.steps,
+            in_turn: self.in_turn,
             stopping: self
                 .inner
                 .stopping

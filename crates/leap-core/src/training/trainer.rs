@@ -19,6 +19,7 @@ pub struct MetaTrainer<L> {
     pub(super) learner: L,
     pub(super) seed: u64,
     pub(super) meta_batch_size: usize,
+    pub(super) in_turn: bool,
     pub(super) inner: InnerLoop,
     /// For held-out tasks, where it is another.
     pub(super) held_out: Option<InnerLoop>,
@@ -39,6 +40,7 @@ impl<L: Clone> MetaTrainer<L> {
             learner,
             seed: 0,
             meta_batch_size: 20,
+            in_turn: false,
             inner: InnerLoop::new(100, SgdConfig::new().init(), 0.1),
             held_out: None,
             shared: ParamGroup::all(),
@@ -67,6 +69,13 @@ impl<L: Clone> MetaTrainer<L> {
     /// Number of tasks in a meta-batch.
     pub fn meta_batch_size(&self) -> usize {
         self.meta_batch_size
+    }
+
+    /// Takes the tasks of a set in turn, one meta-batch after the other, for learners that go from task to task. By default
+    /// they are drawn at random.
+    pub fn with_tasks_in_turn(mut self) -> Self {
+        self.in_turn = true;
+        self
     }
 
     /// Number of training steps a task (default 100).

@@ -173,12 +173,32 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         L: MetaLearner<M>,
         S: TaskSet<M>,
     {
+        self.meta_train_for(self.sweep.meta_steps, trainer, init, tasks)
+    }
+
+    /// As [`meta_train`](Self::meta_train), for another number of meta-steps than the sweep's, for a method whose meta-steps
+    /// are longer or shorter than those of the others.
+    ///
+    /// # Errors
+    /// As [`meta_train`](Self::meta_train).
+    pub fn meta_train_for<M, L, S>(
+        &self,
+        meta_steps: usize,
+        trainer: MetaTrainer<L>,
+        init: M,
+        tasks: &S,
+    ) -> Result<M, Error>
+    where
+        M: Module,
+        L: MetaLearner<M>,
+        S: TaskSet<M>,
+    {
         let work = (trainer.meta_batch_size() * trainer.task_steps()) as f64;
-        let meta_steps = self.sweep.meta_steps;
         // The sweep took the run for one of the experiment's usual trainer.
         let usual = self.trainer()?;
         let usual = (usual.meta_batch_size() * usual.task_steps()) as f64;
-        self.progress.add((work - usual) * meta_steps as f64);
+        let usual = usual * self.sweep.meta_steps as f64;
+        self.progress.add(work * meta_steps as f64 - usual);
 
         // They are saved here, after the metrics of the meta-step: no line of them is lost at a kill.
         let checkpoints = Checkpoints::new(self.folder.join("checkpoints"), 0)

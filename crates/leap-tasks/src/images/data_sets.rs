@@ -169,6 +169,12 @@ impl DataSetTasks {
         self.sets.iter().map(|set| set.train.len())
     }
 
+    /// The same tasks, so many times through their images.
+    pub fn with_epochs(mut self, epochs: Option<f64>) -> Self {
+        self.config.epochs = epochs;
+        self
+    }
+
     /// Those data sets alone whose names are chosen.
     pub fn only(&self, is_chosen: impl Fn(&str) -> bool) -> Self {
         let sets = self.sets.iter().filter(|set| is_chosen(&set.name));
