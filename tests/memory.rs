@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
 use leap_core::{InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, TaskContext, TaskSet, task_copy};
-use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
+use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig, ProgressiveNet};
 use leap_tasks::Sinusoids;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -31,16 +31,7 @@ fn memory_is_constant_in_steps_and_meta_steps() {
     let parameters = 4 * (128 * 128 + 4 * 128);
     let space = ParamSpace::new(&init, &burn::module::ParamGroup::all()).unwrap();
     let run = |steps: usize| {
-        let context = TaskContext {
-            seed: leap_core::TaskSeed {
-                seed: 0,
-                purpose: leap_core::Purpose::Training,
-                meta_step: 0,
-                task: 0,
-            },
-            device: device.clone(),
-            steps,
-        };
+        let context = context(&device, steps);
         let mut task = TaskSet::<Mlp>::task(&Sinusoids::new(), 0, &context).unwrap();
         let mut path = Leap::new().path(&space);
         let inner = InnerLoop::new(steps, SgdConfig::new().init(), 0.001);
@@ -71,6 +62,40 @@ fn memory_is_constant_in_steps_and_meta_steps() {
     println!("convnet: {before} bytes after 100 meta-steps, {after} after 600");
     // A batch of images a meta-step would be 31 MB.
     assert!(after < before + (4 << 20), "{before} bytes, then {after}");
+
+    // Of a third column, whose gradient does not go through those before it: their graphs would be 70 MB.
+    let config = ConvNetConfig::new().with_filters(8);
+    let mut columns = ProgressiveNet::new(&config, 3, &device).unwrap();
+    columns.encoder.active = 2;
+    let tasks = OmniglotTasksConfig::new().init(Omniglot::bundled().unwrap());
+    let train = tasks.unwrap().train;
+    let run = |steps: usize| {
+        let mut task =
+            TaskSet::<ProgressiveNet>::task(&train, 0, &context(&device, steps)).unwrap();
+        let space = ParamSpace::new(&columns, &burn::module::ParamGroup::all()).unwrap();
+        let inner = InnerLoop::new(steps, SgdConfig::new().init(), 0.001);
+        let mut path = Leap::new().path(&space);
+        inner
+            .run(task_copy(&columns), &mut task, &mut path)
+            .unwrap();
+        resident()
+    };
+    let (before, after) = (run(20), run(200));
+    println!("columns: {before} bytes after 20 steps, {after} after 200 more");
+    assert!(after < before + (16 << 20), "{before} bytes, then {after}");
+}
+
+fn context(device: &Device, steps: usize) -> TaskContext {
+    TaskContext {
+        seed: leap_core::TaskSeed {
+            seed: 0,
+            purpose: leap_core::Purpose::Training,
+            meta_step: 0,
+            task: 0,
+        },
+        device: device.clone(),
+        steps,
+    }
 }
 
 /// Resident memory after 100 meta-steps, and after 500 more.

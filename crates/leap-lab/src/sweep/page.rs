@@ -44,13 +44,15 @@ impl Page<'_> {
             return String::new();
         };
         let tasks = summary.held_out_tasks.tasks + summary.held_out_tasks.left_out;
+        let steps = (summary.task_steps * self.unit.1).to_string();
+        let steps = match done.iter().any(|d| d.summary.stops_early()) {
+            true => format!("at most {steps}"),
+            false => steps,
+        };
         format!(
-            "{} meta-steps of {} tasks; then {tasks} held-out tasks are learned for {} {}. Bands and ± are one standard \
+            "{} meta-steps of {} tasks; then {tasks} held-out tasks are learned for {steps} {}. Bands and ± are one standard \
              deviation over seeds.",
-            self.sweep.meta_steps,
-            summary.meta_batch,
-            summary.task_steps * self.unit.1,
-            self.unit.0,
+            self.sweep.meta_steps, summary.meta_batch, self.unit.0,
         )
     }
 

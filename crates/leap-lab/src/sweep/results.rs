@@ -66,6 +66,12 @@ impl RunSummary {
         }
     }
 
+    /// Whether held-out tasks took fewer steps than they might have.
+    pub(super) fn stops_early(&self) -> bool {
+        let steps = self.held_out_tasks.steps;
+        steps.is_some_and(|steps| steps < self.task_steps as f64)
+    }
+
     pub(super) fn of<L: Clone>(
         meta_steps: usize,
         trainer: &MetaTrainer<L>,

@@ -109,8 +109,8 @@ pub(super) fn results(done: &[RunResult], target: Option<f64>) -> [Table; 2] {
         tasks.held_out_interval.filter(|_| tasks.tasks >= MANY)
     });
     learning.mean("steps", |r| {
-        let steps = r.summary.held_out_tasks.steps?;
-        (steps < r.summary.task_steps as f64).then_some(steps)
+        let steps = r.summary.held_out_tasks.steps;
+        steps.filter(|_| r.summary.stops_early())
     });
     learning.mean("mean score", |r| r.summary.held_out_tasks.score);
     learning.mean("score at the end", |r| r.summary.held_out_tasks.last_score);
