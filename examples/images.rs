@@ -6,6 +6,7 @@
 //! cargo run --example images -- --adapt runs/images/leap-seed-0/init.safetensors --data NEW
 //! ```
 
+use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -186,6 +187,8 @@ struct OwnImages {
     data: Data,
     /// Of each data set's bytes.
     digests: Vec<String>,
+    /// Of the bytes of the initialization that is adapted.
+    adapted: Option<String>,
     model: ConvNetConfig,
     task_steps: usize,
 }
@@ -263,7 +266,7 @@ impl Experiment for OwnImages {
         json!({
             "data": self.digests,
             "tasks": args.tasks,
-            "adapt": args.adapt,
+            "adapt": self.adapted,
             "ways": args.ways,
             "shots": args.shots,
             "train_shots": args.train_shots,
@@ -372,13 +375,23 @@ impl Experiment for OwnImages {
                 (Box::new(sets.mixed()), sets.classes().sum())
             }
             Data::Classes(images) => {
-                let images = self.train_images(images, run)?;
-                let all = Vec::from_iter(0..images.classes().len());
-                let config = self.episodes(1, 0).with_ways(all.len()).with_shots(None);
+                let train = self.train_images(images, run)?;
+                let (name, classes) = ("all classes".into(), train.classes().len());
+                let set = DataSet {
+                    name,
+                    train,
+                    test: None,
+                    damaged: Vec::new(),
+                };
                 let batch = self.args.batch.unwrap_or(self.args.ways * self.args.shots);
-                let config = config.with_batch_size(Some(batch));
-                let tasks = config.init(images, &all).map_err(TaskError::from)?;
-                (Box::new(tasks), all.len())
+                let config = DataSetTasksConfig::new()
+                    .with_batch_size(batch)
+                    .with_standardize(false)
+                    .with_validation(0.0)
+                    .with_held_out(0.0)
+                    .with_augment(self.args.augment.then(RandomAffine::new));
+                let tasks = config.init([set]).map_err(TaskError::from)?;
+                (Box::new(tasks.mixed()), classes)
             }
         };
         let trainer = trainer
@@ -399,6 +412,13 @@ fn main() -> ExitCode {
     end(run(Args::parse()))
 }
 
+/// What is the same for the same bytes, to tell whether a file has changed.
+fn digest(bytes: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    format!("{:016x}", hasher.finish())
+}
+
 fn run(mut args: Args) -> Result<(), TaskError> {
     let mut config = ImagesConfig::new()
         .with_size(args.image_size.map(|side| [side; 2]))
@@ -409,6 +429,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
         .with_filters(args.filters)
         .with_layers(args.layers);
     let (mut methods, mut meta_steps) = (Vec::new(), args.meta_steps);
+    let (mut standardize, mut adapted) = (true, None);
     match &args.adapt {
         None => methods.extend(args.methods.iter().map(Method::to_string)),
         // Images are brought to the shape of those that the model knows.
@@ -421,12 +442,16 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             config.channels = Some(model.channels);
             meta_steps = saved["experiment"]["meta_steps"].as_u64().unwrap_or(1) as usize;
             args.meta_batch = settings["meta_batch"].as_u64().unwrap_or(1) as usize;
+            // As the model has seen images in meta-training.
+            standardize = settings["tasks"] == json!(Kind::Folders);
+            adapted = Some(digest(&std::fs::read(path)?));
             args.tasks = Kind::Folders;
             methods.push(ADAPTED.into());
         }
     }
     let sets = DataSetTasksConfig::new()
         .with_batch_size(args.batch.unwrap_or(32))
+        .with_standardize(standardize)
         .with_augment(args.augment.then(RandomAffine::new));
     let (data, digests, shape) = match (args.tasks, &args.data, &args.adapt) {
         (Kind::Folders, None, _) => return Err("--tasks folders needs --data".into()),
@@ -467,6 +492,9 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             (Data::Classes(Arc::new(images)), vec![digest], shape)
         }
     };
+    if args.early_stopping.is_some() && args.tasks != Kind::Folders {
+        return Err("--early-stopping is for whole data sets: --tasks folders, or --adapt".into());
+    }
     let [channels, height, width] = shape;
     let out = match args.adapt {
         None => "runs/images",
@@ -493,6 +521,7 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             .with_image_size([height, width]),
         data,
         digests,
+        adapted,
         task_steps,
         args,
     };

@@ -275,6 +275,10 @@ impl Experiment for HeldOutSet {
 
     fn settings(&self) -> Value {
         let args = &self.args;
+        let takes_turns = args
+            .methods
+            .iter()
+            .any(|m| [HAT, PROGRESSIVE].contains(&m.as_str()));
         json!({
             "data": self.digests,
             "train": self.train.names().collect::<Vec<_>>(),
@@ -286,6 +290,8 @@ impl Experiment for HeldOutSet {
             "patience": args.patience,
             "batch": args.batch,
             "images": args.images,
+            // Those that take data sets in turn see each of them the longer, the more meta-steps the others have.
+            "meta_steps_in_turn": takes_turns.then_some(args.meta_steps),
             "task_lr": args.task_lr,
             "meta_lr": args.meta_lr,
             "model": self.model_config(),
@@ -344,10 +350,12 @@ impl Experiment for HeldOutSet {
             // One data set after the other, as often as the others see it.
             (HAT | PROGRESSIVE, scratch) => {
                 let sets = self.train.names().count();
-                let steps = (self.args.meta_steps * steps).div_ceil(sets);
-                let trainer = on(trainer, steps).with_tasks_in_turn();
-                let whole = self.train.clone().with_epochs(None);
-                session.meta_train_for(sets, trainer, scratch, &whole)
+                let visits = (self.args.meta_steps * self.args.meta_batch) as f64 / sets as f64;
+                let longest = (visits * self.longest() as f64).ceil() as usize;
+                let trainer = on(trainer, longest).with_tasks_in_turn();
+                let epochs = Some(visits * self.args.epochs);
+                let tasks = self.train.clone().with_epochs(epochs);
+                session.meta_train_for(sets, trainer, scratch, &tasks)
             }
             // One body on batches of all data sets, with a head for each.
             ("finetuning", Net::Conv(scratch)) => {
@@ -423,8 +431,8 @@ fn run(args: Args) -> Result<(), TaskError> {
     }
     let digests = Vec::from_iter(sets.iter().map(DataSet::digest));
     let config = DataSetTasksConfig::new().with_batch_size(args.batch);
-    let whole = config.clone().init(sets.clone())?;
-    let epochs = config.with_epochs(Some(args.epochs)).init(sets)?;
+    let whole = config.init(sets)?;
+    let epochs = whole.clone().with_epochs(Some(args.epochs));
     let names = Vec::from_iter(whole.names().map(String::from));
     let stop = interruption()?;
     let out = args.options.out.clone().unwrap_or("runs/multi-cv".into());

@@ -169,12 +169,23 @@ impl ConvNet {
     ///
     /// The head is drawn by Burn; [`leap_core::reinitialize`] draws it from a seed.
     pub fn with_new_head(self, classes: usize) -> Self {
-        let [features, _] = self.head.weight.dims();
-        let device = self.head.weight.device();
         Self {
-            head: LinearConfig::new(features, classes).init(&device),
+            head: new_head(&self.head, classes),
             ..self
         }
+    }
+}
+
+/// A new head on the same features.
+fn new_head(head: &Linear, outputs: usize) -> Linear {
+    LinearConfig::new(head.weight.dims()[0], outputs).init(&head.weight.device())
+}
+
+/// The head, or a new one if it has another number of outputs.
+pub(crate) fn with_outputs(head: Linear, outputs: usize) -> Linear {
+    match head.weight.dims()[1] == outputs {
+        true => head,
+        false => new_head(&head, outputs),
     }
 }
 
@@ -288,9 +299,7 @@ impl Predict<Tensor<4>> for ConvNet {
     }
 
     fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
-        match self.head.weight.dims()[1] == outputs {
-            true => Ok(self),
-            false => Ok(self.with_new_head(outputs)),
-        }
+        let head = with_outputs(self.head, outputs);
+        Ok(Self { head, ..self })
     }
 }

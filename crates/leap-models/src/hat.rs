@@ -17,7 +17,7 @@ use leap_core::{
     PathMeter, Predict, StepLoss, Task, TaskError,
 };
 
-use crate::conv_net::{ConvBlock, ConvNetConfig};
+use crate::conv_net::{ConvBlock, ConvNetConfig, with_outputs};
 use crate::error::ModelError;
 
 /// A [`ConvNet`](crate::ConvNet) whose filters have gates.
@@ -92,9 +92,14 @@ impl HatNet {
     }
 }
 
-/// The gates of a block, in [0, 1], of shape `[filters]`.
+/// Where gates are made of more, they have next to no gradient left (section 2.5 of the paper, and the authors' code).
+const FARTHEST: f64 = 6.0;
+
+/// The gates of a block, in [0, 1], of shape `[filters]`. The gradient is that of weights within ±6, and goes on beyond.
 fn gate(gates: &Linear, hardness: f64) -> Tensor<1> {
-    sigmoid(gates.weight.val().flatten(0, 1) * hardness)
+    let e = gates.weight.val().flatten(0, 1);
+    let beyond = e.clone().detach() - e.clone().detach().clamp(-FARTHEST, FARTHEST);
+    sigmoid((e - beyond) * hardness)
 }
 
 impl Predict<Tensor<4>> for HatNet {
@@ -103,11 +108,7 @@ impl Predict<Tensor<4>> for HatNet {
     }
 
     fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
-        let [features, now] = self.head.weight.dims();
-        let head = match now == outputs {
-            true => self.head,
-            false => LinearConfig::new(features, outputs).init(&self.head.weight.device()),
-        };
+        let head = with_outputs(self.head, outputs);
         Ok(Self { head, ..self })
     }
 }
@@ -198,19 +199,23 @@ impl Hat {
             .reduce(|a, b| a + b);
         for (gates, left) in net.gates.iter().zip(left) {
             let e = gates.weight.val().inner();
+            let near = e.clone().clamp(-FARTHEST, FARTHEST);
             if let (Some(grad), Some(all)) = (grads.remove::<2>(gates.weight.id), &all) {
                 let gate = gate(gates, hardness).inner();
                 let slope = gate.clone() * (gate.neg() + 1.0) * (self.price * hardness);
                 let price = slope * left / all.clone().clamp_min(1e-6);
                 grads.register(gates.weight.id, grad + price.unsqueeze_dim(0));
             }
-            let hard = (e.clone() * hardness).clamp(-FAR, FAR).cosh() + 1.0;
-            let soft = e.clamp(-FAR, FAR).cosh() + 1.0;
-            scale(
-                &mut grads,
-                gates.weight.id,
-                hard / soft * (self.hardest / hardness),
-            );
+            let hard = (near.clone() * hardness).clamp(-FAR, FAR).cosh() + 1.0;
+            let makes_up = hard / (near.cosh() + 1.0) * (self.hardest / hardness);
+            if let Some(grad) = grads.remove::<2>(gates.weight.id) {
+                // Beyond, weights go back only.
+                let is_out = e.clone().abs().greater_elem(FARTHEST);
+                let goes_out = (e * grad.clone()).lower_elem(0.0);
+                let stays = is_out.bool_and(goes_out);
+                let grad = (grad * makes_up).mask_fill(stays, 0.0);
+                grads.register(gates.weight.id, grad);
+            }
         }
         grads
     }
@@ -251,10 +256,13 @@ impl<M: AsHat> MetaLearner<M> for Hat {
     fn adapt<T: Task<M>>(
         &self,
         inner: &InnerLoop,
-        model: M,
+        mut model: M,
         task: &mut T,
         path: &mut impl LearningPath,
     ) -> Result<(M, LearningCurve), TaskError> {
+        // As it is looked at between two steps, and from now on.
+        let net = model.as_hat().ok_or_else(no_hat)?;
+        net.hardness = self.hardest;
         let hardness = Cell::new(self.hardest);
         let mut gated = Gated {
             hat: self,

@@ -2,12 +2,15 @@
 //!
 //! Rusu, Rabinowitz, Desjardins, Soyer, Kirkpatrick, Kavukcuoglu, Pascanu, Hadsell: "Progressive Neural Networks",
 //! [arXiv 1606.04671](https://arxiv.org/abs/1606.04671). The Leap paper compares with it in section 4.2.
+//!
+//! Here the head sees the features of its own column alone, and adapters have no learned scale before their nonlinearity (α
+//! in section 2.1), as convolution and normalization scale what they see.
 
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
+use burn::nn::Linear;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 use leap_core::{
@@ -15,7 +18,7 @@ use leap_core::{
     Predict, Task, TaskError,
 };
 
-use crate::conv_net::{ConvBlock, ConvNetConfig};
+use crate::conv_net::{ConvBlock, ConvNetConfig, with_outputs};
 use crate::error::ModelError;
 use crate::fast;
 
@@ -112,6 +115,9 @@ impl Columns {
         let mut x = images;
         for layer in 0..column.blocks.len() {
             x = column.forward(layer, x, &found);
+            if layer + 1 == column.blocks.len() {
+                break; // Nothing asks for the last features of the others.
+            }
             let next = |(place, column): (usize, &Column)| {
                 let here = found[place].clone();
                 column.forward(layer, here, &found[..place])
@@ -145,11 +151,7 @@ impl Predict<Tensor<4>> for ProgressiveNet {
     }
 
     fn with_outputs(self, outputs: usize) -> Result<Self, TaskError> {
-        let [features, now] = self.head.weight.dims();
-        let head = match now == outputs {
-            true => self.head,
-            false => LinearConfig::new(features, outputs).init(&self.head.weight.device()),
-        };
+        let head = with_outputs(self.head, outputs);
         Ok(Self { head, ..self })
     }
 }

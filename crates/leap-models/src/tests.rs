@@ -343,6 +343,40 @@ fn hard_attention_says_the_price_to_the_gates() {
 
 #[cfg(feature = "flex")]
 #[test]
+fn gates_stay_where_they_have_a_gradient() {
+    use burn::optim::GradientsParams;
+    let device = Device::flex().autodiff();
+    let mut net = seeded(HatNet::new(&small(), &device).unwrap());
+    let far = Tensor::<2>::from_floats([[6.5, 6.5, -7.0, -7.0, 5.0, -5.0]], &device);
+    net.gates[0].weight = burn::module::Param::from_tensor(far);
+    let (hat, id) = (Hat::new().with_price(0.0), net.gates[0].weight.id);
+    let mut grads = GradientsParams::new();
+    let grad = [[-1.0, 1.0, 1.0, -1.0, -1.0, 1.0]];
+    grads.register(id, Tensor::<2>::from_floats(grad, &Device::flex()));
+    let grads = hat.transform(&net, 1.0, grads);
+    let found = values(grads.get::<2>(id).unwrap());
+    let moves = found.iter().map(|grad| *grad != 0.0).collect::<Vec<_>>();
+    // Beyond 6, those that would go farther out stay.
+    assert_eq!(moves, [false, true, false, true, true, true]);
+    // What is beyond counts as 6, and goes on having a gradient there.
+    let images = Tensor::ones([2, 1, 8, 8], &device);
+    net.hardness = 0.5;
+    let logits = net.forward(images.clone());
+    let gradient = GradientsParams::from_grads(logits.sum().backward(), &net);
+    let gradient = values(gradient.get::<2>(id).unwrap());
+    assert!(gradient.iter().any(|grad| *grad != 0.0), "{gradient:?}");
+    let at = |e: f32| {
+        let mut net = net.clone();
+        let e = Tensor::<2>::from_floats([[e, 6.0, -6.0, -6.0, 5.0, -5.0]], &device);
+        net.gates[0].weight = burn::module::Param::from_tensor(e);
+        values(net.forward(images.clone()).inner())
+    };
+    assert_eq!(at(6.5), at(6.0));
+    assert_ne!(at(5.5), at(6.0));
+}
+
+#[cfg(feature = "flex")]
+#[test]
 fn progressive_columns_are_left_as_they_are() {
     let device = Device::flex().autodiff();
     let lanes = Lanes::single(&device);

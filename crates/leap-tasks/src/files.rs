@@ -12,7 +12,9 @@ use zip::ZipArchive;
 use crate::error::DataError;
 
 /// Nothing that is read as a whole is larger.
-const LARGEST: u64 = 1 << 32;
+pub(crate) const LARGEST: u64 = 1 << 32;
+/// A tar is held in memory as a whole.
+const LARGEST_TAR: u64 = LARGEST;
 /// Folders in folders.
 const DEEPEST: usize = 32;
 
@@ -116,6 +118,10 @@ impl Files {
             if path.is_dir() {
                 self.add_folder(&path, &format!("{here}/"), depth + 1)?;
             } else if let (0, Some(stem)) = (depth, archive_stem(&name)) {
+                if folder.join(stem).is_dir() {
+                    let reason = format!("the folder {stem} lies beside it: one of them is enough");
+                    return Err(DataError::new(&path, reason));
+                }
                 self.add_archive(&path, &format!("{stem}/"))?;
             } else {
                 self.files.insert(here, Place::Disk(path));
@@ -159,7 +165,7 @@ impl Files {
     fn add_tar(&mut self, tar: impl Read, path: &Path, below: &str) -> Result<(), DataError> {
         let wrong =
             |e: &dyn std::fmt::Display| DataError::new(path, format!("not a sound tar file: {e}"));
-        let mut tar = tar::Archive::new(tar.take(LARGEST));
+        let mut tar = tar::Archive::new(tar.take(LARGEST_TAR));
         for entry in tar.entries().map_err(|e| wrong(&e))? {
             let mut entry = entry.map_err(|e| wrong(&e))?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -172,7 +178,10 @@ impl Files {
             let name = format!("{below}{name}");
             self.files.insert(name, Place::Memory(bytes));
         }
-        Ok(())
+        match tar.into_inner().limit() {
+            0 => Err(wrong(&"it is too large to be held in memory: unpack it")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -246,6 +255,13 @@ mod tests {
         std::fs::create_dir(at("several")).unwrap();
         std::fs::rename(at("packed.ZIP"), at("several/one.zip")).unwrap();
         std::fs::write(at("several/two.tgz"), &gzip).unwrap();
+        std::fs::create_dir(at("several/one")).unwrap();
+        let twice = Files::open(&at("several")).err().unwrap().to_string();
+        assert!(
+            twice.contains("one.zip: the folder one lies beside it"),
+            "{twice}"
+        );
+        std::fs::remove_dir(at("several/one")).unwrap();
         let several = Files::open(&at("several")).unwrap();
         assert_eq!(several.names().count(), 6);
         assert_eq!(several.read("two/a/one.txt").unwrap(), b"1");

@@ -67,9 +67,7 @@ impl Sinusoid {
         let ys = column(ys.map(|y| y as f32).collect());
         (column(xs.into_iter().map(|x| x as f32).collect()), ys)
     }
-}
 
-impl Sinusoid {
     /// The mean squared error on points.
     fn error<M: Predict<Tensor<2>>>(&self, model: &M, xs: impl Iterator<Item = f64>) -> HeldOut {
         let (x, y) = self.samples(xs.collect(), &model.devices().remove(0));

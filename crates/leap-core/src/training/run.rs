@@ -26,6 +26,9 @@ use crate::training::probe::probe;
 use crate::training::seeded::Seeded;
 use crate::training::trainer::MetaTrainer;
 
+/// Steps whose learning rates tell one schedule from another.
+const LOOKED_AT: usize = 1000;
+
 /// Meta-training under way.
 pub struct MetaRun<M: Module, L> {
     trainer: MetaTrainer<L>,
@@ -172,11 +175,14 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                 let (id, path) = self.space.params().next().ok_or(Error::NothingShared)?;
                 let inner = trainer.inner(purpose);
                 let (steps, stopping) = (inner.steps, inner.stopping);
-                let lr = inner.lr(steps)?.step().lr_from_param(id, Some(path));
+                let mut schedule = inner.lr(steps)?;
+                let rates = (0..steps.min(LOOKED_AT)).map(|_| schedule.step());
+                let rates = rates.map(|rate| rate.lr_from_param(id, Some(path)));
+                let lr = digest(&Vec::from_iter(rates));
                 let (seed, batch) = (trainer.seed, trainer.meta_batch_size);
                 let (learner, statistics) = (&trainer.learner, trainer.statistics);
                 let how = format!(
-                    "{learner:?}, seed {seed}, {batch} x {steps}, learning rate {lr}, {statistics:?}, {stopping:?}"
+                    "{learner:?}, seed {seed}, {batch} x {steps}, learning rates {lr:x}, {statistics:?}, {stopping:?}"
                 );
                 checkpoints.tasks(&name, &how, &self.space, &self.init)?
             }

@@ -60,8 +60,11 @@ impl Images {
     pub fn push(&mut self, pixels: &[u8], label: usize) -> Result<(), DataError> {
         let wrong = |reason: String| Err(DataError::new("images", reason));
         let bytes = self.bytes();
-        if pixels.len() != bytes || self.pixels.len() + bytes > LARGEST {
+        if pixels.len() != bytes {
             return wrong(format!("an image of {} bytes, not {bytes}", pixels.len()));
+        }
+        if self.pixels.len() + bytes > LARGEST {
+            return wrong(format!("more than {LARGEST} bytes"));
         }
         if label >= self.classes.len() {
             let count = self.classes.len();
@@ -233,23 +236,27 @@ impl Images {
         Ok(images)
     }
 
-    /// Mean and standard deviation of each channel, of values in [0, 1].
-    pub fn statistics(&self) -> Vec<[f64; 2]> {
+    /// Mean and standard deviation of each channel over some of the images, of values in [0, 1].
+    pub fn statistics(&self, images: impl IntoIterator<Item = usize>) -> Vec<[f64; 2]> {
         let [channels, height, width] = self.shape;
         let plane = height * width;
-        let of = |channel: usize| {
-            let planes = self.pixels.chunks_exact(plane).skip(channel);
-            let (mut sum, mut squares) = (0u64, 0u64);
-            for pixel in planes.step_by(channels).flatten() {
-                sum += u64::from(*pixel);
-                squares += u64::from(*pixel).pow(2);
+        let (mut sums, mut count) = (vec![[0u64; 2]; channels], 0);
+        for image in images {
+            count += plane;
+            for (plane, sums) in self.image(image).chunks_exact(plane).zip(&mut sums) {
+                for pixel in plane {
+                    sums[0] += u64::from(*pixel);
+                    sums[1] += u64::from(*pixel).pow(2);
+                }
             }
-            let count = (self.len() * plane).max(1) as f64;
+        }
+        let of = |[sum, squares]: [u64; 2]| {
+            let count = count.max(1) as f64;
             let mean = sum as f64 / count;
             let variance = (squares as f64 / count - mean.powi(2)).max(0.0);
             [mean / 255.0, variance.sqrt() / 255.0]
         };
-        (0..channels).map(of).collect()
+        sums.into_iter().map(of).collect()
     }
 
     /// A number that is the same for the same images (FNV-1a), to tell whether files have changed.
@@ -421,9 +428,11 @@ mod tests {
         let error = Images::from_dataset(&dataset, [1, 2, 2], names(2), wrong).unwrap_err();
         assert!(error.to_string().contains("item 0"), "{error}");
 
-        let statistics = images.statistics();
+        let statistics = images.statistics(0..2);
         let mean = (0.0 + 100.0 + 200.0 + 255.0 + 40.0) / 8.0;
         assert!((statistics[2][0] - mean / 255.0).abs() < 1e-12);
+        let one = images.statistics([1])[0];
+        assert!((one[0] - 10.0 / 255.0).abs() < 1e-12 && one[1] < 1e-6);
         let of = images.of_classes(&[1]).unwrap();
         assert_eq!(
             (of.len(), of.labels()[0], of.image(0)),

@@ -133,7 +133,7 @@ impl DataSetTasksConfig {
                 .map(|(image, class)| pick(1, image, *class))
                 .collect();
         }
-        let statistics = set.train.statistics();
+        let statistics = set.train.statistics(train.iter().map(|pick| pick.image));
         let source = |images: Images| match self.standardize {
             true => Source::standardized(Arc::new(images), &statistics),
             false => Source::new(Arc::new(images)),
@@ -184,14 +184,22 @@ impl DataSetTasks {
         }
     }
 
-    /// All data sets as one task, for multi-headed finetuning: batches in which they are mixed, as many of one as of another,
+    /// All data sets as one task of as many steps as the trainer has, for multi-headed finetuning: batches in which they are mixed, as many of one as of another,
     /// and a head for each, of which a model has all outputs one behind the other. Each image's loss is that of its own head.
     pub fn mixed(&self) -> MixedDataSets {
         MixedDataSets(self.clone())
     }
 
     /// Some of the data sets as one task, with a head for each.
-    fn task_on(&self, sets: &[&Split], context: &TaskContext) -> ImageTask {
+    fn task_on(
+        &self,
+        sets: &[&Split],
+        epochs: Option<f64>,
+        context: &TaskContext,
+    ) -> Result<ImageTask, TaskError> {
+        if sets.is_empty() {
+            return Err("there is no data set to learn".into());
+        }
         let most = sets.iter().map(|set| set.train.len()).max().unwrap_or(0);
         let mut parts = Parts {
             sources: sets.iter().flat_map(|set| set.sources.clone()).collect(),
@@ -224,12 +232,8 @@ impl DataSetTasks {
             class += set.classes;
         }
         let epoch = most as f64 / self.config.batch_size as f64;
-        let steps = self.config.epochs.map(|epochs| (epochs * epoch).ceil());
-        // As in any one task, where several are mixed.
-        parts.steps = steps
-            .filter(|_| sets.len() == 1)
-            .map(|steps| steps as usize);
-        ImageTask::new(parts, context, context.rng())
+        parts.steps = epochs.map(|epochs| (epochs * epoch).ceil() as usize);
+        Ok(ImageTask::new(parts, context, context.rng()))
     }
 }
 
@@ -248,7 +252,7 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for DataSetTasks {
     }
 
     fn task(&self, index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {
-        Ok(self.task_on(&[&self.sets[index]], context))
+        self.task_on(&[&self.sets[index]], self.config.epochs, context)
     }
 }
 
@@ -268,6 +272,6 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for MixedDataSets {
     }
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {
-        Ok(self.0.task_on(&Vec::from_iter(&self.0.sets), context))
+        self.0.task_on(&Vec::from_iter(&self.0.sets), None, context)
     }
 }

@@ -18,7 +18,7 @@ use super::task::{ImageTask, Parts, Pick, Source};
 /// each to train on, and others, the queries, that are held out.
 #[derive(Config, Debug)]
 pub struct EpisodesConfig {
-    /// Classes in a task.
+    /// Classes in a task, which the model has outputs for.
     #[config(default = 5)]
     pub ways: usize,
     /// Images of each class to train on; `None` is all that are left.
@@ -149,7 +149,7 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for Episodes {
             heads: vec![config.ways],
             augment: config.augment.clone(),
             augment_held_out: false,
-            own_head: true,
+            own_head: false,
             steps: None,
         };
         Ok(ImageTask::new(parts, context, rng))

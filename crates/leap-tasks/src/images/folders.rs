@@ -1,6 +1,6 @@
 //! Images as files of their own, in folders.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageReader, Limits};
@@ -13,11 +13,15 @@ use super::load::{DataSet, Found};
 const IMAGES: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pbm", "pnm"];
 /// Folders whose images are for training, and for the test.
 const TRAIN: [&str; 3] = ["train", "training", "notmnist_large"];
-const TEST: [&str; 5] = ["test", "testing", "val", "validation", "notmnist_small"];
+const TEST: [&str; 3] = ["test", "testing", "notmnist_small"];
+/// For the test where there is no other; for training beside one.
+const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
 /// More than any photograph has, packed.
 const LARGEST_FILE: u64 = 1 << 28;
 /// The same of its pixels in memory.
 const LARGEST_IMAGE: u64 = 1 << 28;
+/// The same of a side, as resizing takes memory for it.
+const LONGEST_SIDE: u32 = 1 << 14;
 
 fn is_image(name: &str) -> bool {
     IMAGES.contains(&&*ending(name))
@@ -35,6 +39,7 @@ fn open(files: &Files, name: &str, cut: Option<[u32; 4]>) -> Result<DynamicImage
     let mut reader = ImageReader::new(Cursor::new(bytes));
     let mut limits = Limits::default();
     limits.max_alloc = Some(LARGEST_IMAGE);
+    (limits.max_image_width, limits.max_image_height) = (Some(LONGEST_SIDE), Some(LONGEST_SIDE));
     reader.limits(limits);
     let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
     let image = reader.decode().map_err(|e| e.to_string())?;
@@ -74,26 +79,49 @@ pub(super) fn read_classes(mut found: Found) -> Result<DataSet, DataError> {
         let shared = folders(name).into_iter().zip(&common);
         common.truncate(shared.take_while(|(a, b)| a == *b).count());
     }
-    let of = |name: &str| -> (String, Option<bool>) {
-        let below = folders(name).split_off(common.len());
-        let first = below.first().map(|first| first.to_lowercase());
-        let is = |list: &[&str]| first.as_ref().is_some_and(|first| list.contains(&&**first));
-        match (is(&TRAIN), is(&TEST)) {
-            (false, false) => (below.join("/"), None),
-            (_, is_test) => (below[1..].join("/"), Some(is_test)),
-        }
+    let below = |name: &str| folders(name).split_off(common.len());
+    let says = |name: &str, what: &[&str]| {
+        let first = below(name)
+            .into_iter()
+            .next()
+            .map(|first| first.to_lowercase());
+        first.is_some_and(|first| what.contains(&&*first))
     };
+    let has_test = names.iter().any(|name| says(name, &TEST));
+    let is_test = |name: &str| says(name, &TEST) || (!has_test && says(name, &VALIDATION));
     // A class may be called `test`: the folders say what they are for only where all of them do.
-    let says_all = names.iter().all(|name| of(name).1.is_some());
-    let of = |name: &str| match of(name) {
-        (class, Some(is_test)) if says_all => (class, is_test),
-        _ => (folders(name).split_off(common.len()).join("/"), false),
+    let purposes = [&TRAIN[..], &TEST, &VALIDATION].concat();
+    let says_all = names.iter().all(|name| says(name, &purposes));
+    let of = |name: &str| {
+        let mut class = below(name);
+        if says_all {
+            // An archive called `train` may hold a folder called so.
+            let is_purpose = |part: &String| purposes.contains(&&*part.to_lowercase());
+            let purpose = class.iter().take_while(|part| is_purpose(part)).count();
+            class.drain(..purpose);
+        }
+        (class.join("/"), says_all && is_test(name))
     };
     let classes: BTreeMap<String, usize> = names.iter().map(|name| (of(name).0, 0)).collect();
     if classes.len() < 2 {
         return wrong(
             "all its images lie in one folder: one class alone is nothing to learn".into(),
         );
+    }
+    let of_purpose = |test: bool| {
+        let all = names.iter().map(|name| of(name));
+        let some = all.filter(|(_, is_test)| *is_test == test);
+        some.map(|(class, _)| class).collect::<BTreeSet<_>>()
+    };
+    let (train, test) = (of_purpose(false), of_purpose(true));
+    if !train.is_empty() && !test.is_empty() && train.is_disjoint(&test) {
+        let (train, test) = (train.first().cloned(), test.first().cloned());
+        let reason = format!(
+            "no class is both for training and for the test: there are {:?} and {:?}, for example",
+            train.unwrap_or_default(),
+            test.unwrap_or_default()
+        );
+        return wrong(reason);
     }
     if let Some(name) = names.iter().find(|name| of(name).0.is_empty()) {
         return Err(files.wrong(name, "it does not lie in the folder of a class"));

@@ -1,5 +1,6 @@
 //! Reading a data set, whatever its files are.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::config::Config;
@@ -77,12 +78,16 @@ impl ImagesConfig {
     /// - `train_32x32.mat` (SVHN, cropped digits);
     /// - `GT-….csv` beside the images that it lists (GTSRB), which are cut to the signs;
     /// - `CLASS/….png` or `.jpg`, `.bmp`, `.ppm`, with `train` and `test` above the classes or without (notMNIST, and people's
-    ///   own). Other files are left out with a warning.
+    ///   own); a folder `val` is for the test where there is no other, and for training beside one. Other files are left out
+    ///   with a warning.
     ///
     /// # Errors
     /// [`DataError`] names the file that is missing, damaged or not what it should be.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<DataSet, DataError> {
         let path = path.as_ref();
+        if self.most == Some(0) {
+            return Err(DataError::new(path, "no image of it was asked for"));
+        }
         let files = Files::open(path)?;
         let found = Found::new(self, &files);
         let mut data = match () {
@@ -124,11 +129,9 @@ impl ImagesConfig {
         if sets.is_empty() {
             return Err(wrong(&"there is no folder or archive of images in it"));
         }
-        if let Some(twice) = sets.windows(2).find(|w| w[0].name == w[1].name) {
-            return Err(wrong(&format!(
-                "two data sets are called {}",
-                twice[0].name
-            )));
+        let mut names = BTreeSet::new();
+        if let Some(twice) = sets.iter().find(|set| !names.insert(&set.name)) {
+            return Err(wrong(&format!("two data sets are called {}", twice.name)));
         }
         Ok(sets)
     }
@@ -211,6 +214,10 @@ impl<'a> Found<'a> {
         };
         let (mut train, mut test) = (few(self.train), few(self.test));
         if train.is_empty() {
+            if let Some(first) = self.damaged.first() {
+                let reason = format!("all images to train on are damaged, such as {first}");
+                return Err(wrong(&reason));
+            }
             std::mem::swap(&mut train, &mut test);
         }
         let mut used = vec![false; self.classes.len()];

@@ -1,11 +1,13 @@
 //! Data sets that are published as files of many images each.
 
-use std::io::Cursor;
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
 
+use flate2::read::ZlibDecoder;
 use matfile::{MatFile, NumericData};
 
 use crate::error::DataError;
-use crate::files::Files;
+use crate::files::{Files, LARGEST};
 
 use super::data::decoded;
 use super::load::{DataSet, Found};
@@ -46,7 +48,12 @@ fn idx_images(files: &Files) -> impl Iterator<Item = &str> {
             .any(|format| name.contains(format));
         is_idx && name.contains("images") && (name.ends_with("ubyte") || name.ends_with(".gz"))
     };
-    files.names().filter(is_one)
+    // A packed file that lies beside the unpacked one says nothing more.
+    let is_first = |name: &&str| {
+        name.strip_suffix(".gz")
+            .is_none_or(|plain| !files.has(plain))
+    };
+    files.names().filter(is_one).filter(is_first)
 }
 
 /// Whether the files are those of MNIST and what is published like it.
@@ -156,6 +163,18 @@ fn idx(bytes: &[u8]) -> Result<(Vec<usize>, Vec<u8>), String> {
     }
 }
 
+/// An error if two files have one name: an archive beside what was unpacked from it, or two data sets.
+fn once<'a>(files: &Files, names: impl Iterator<Item = &'a str>) -> Result<(), DataError> {
+    let mut seen = BTreeMap::new();
+    for name in names {
+        if let Some(other) = seen.insert(base(name), name) {
+            let reason = format!("{other} is there as well: one of them is enough");
+            return Err(files.wrong(name, reason));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the files are those of CIFAR-10 or CIFAR-100, binary version.
 pub(super) fn is_cifar(files: &Files) -> bool {
     cifar(files).next().is_some()
@@ -177,6 +196,7 @@ fn cifar(files: &Files) -> impl Iterator<Item = (&str, usize, bool)> {
 pub(super) fn read_cifar(mut found: Found) -> Result<DataSet, DataError> {
     const PLANE: usize = 32 * 32;
     let files = found.files;
+    once(files, cifar(files).map(|(name, ..)| name))?;
     let mut all = Vec::new();
     for (name, labels, is_test) in cifar(files) {
         let bytes = files.read(name)?;
@@ -186,6 +206,10 @@ pub(super) fn read_cifar(mut found: Found) -> Result<DataSet, DataError> {
             return Err(files.wrong(name, reason));
         }
         all.push((name, labels, is_test, bytes));
+    }
+    if all.iter().any(|(_, labels, ..)| *labels != all[0].1) {
+        let reason = "CIFAR-10 and CIFAR-100 are in it: give each a folder of its own";
+        return Err(DataError::new(files.root(), reason));
     }
     let mut classes = Vec::new();
     for (name, labels, _, bytes) in &all {
@@ -213,6 +237,34 @@ pub(super) fn read_cifar(mut found: Found) -> Result<DataSet, DataError> {
     found.finish()
 }
 
+/// Bytes of the packed arrays of a Matlab file of version 5, as far as `LARGEST`, which its reader does not bound.
+fn inflated(file: &[u8]) -> u64 {
+    let is_little = file.get(126..128) == Some(b"IM");
+    let number = |at: usize| {
+        let bytes = file.get(at..at + 4)?.try_into().ok()?;
+        Some(if is_little {
+            u32::from_le_bytes(bytes)
+        } else {
+            u32::from_be_bytes(bytes)
+        })
+    };
+    let (mut at, mut sum) = (128, 0u64);
+    while let (Some(kind), Some(length)) = (number(at), number(at + 4)) {
+        let begin = at + 8;
+        let end = begin.saturating_add(length as usize).min(file.len());
+        if kind == 15 {
+            let packed = ZlibDecoder::new(&file[begin..end]).take(LARGEST + 1);
+            sum = sum
+                .saturating_add(std::io::copy(&mut { packed }, &mut std::io::sink()).unwrap_or(0));
+        }
+        if sum > LARGEST {
+            break;
+        }
+        at = end.max(begin);
+    }
+    sum
+}
+
 /// Files of cropped digits, and whether they are for the test.
 fn svhn(files: &Files) -> impl Iterator<Item = (&str, bool)> {
     files.names().filter_map(|name| match &*base(name) {
@@ -231,10 +283,14 @@ pub(super) fn is_svhn(files: &Files) -> bool {
 /// and `y`, in which 10 is the digit 0.
 pub(super) fn read_svhn(mut found: Found) -> Result<DataSet, DataError> {
     let files = found.files;
+    once(files, svhn(files).map(|(name, _)| name))?;
     found.classes = (0..10).map(|i| i.to_string()).collect();
     for (name, is_test) in svhn(files) {
         let wrong = |reason: &str| files.wrong(name, reason);
         let bytes = files.read(name)?;
+        if inflated(&bytes) > LARGEST {
+            return Err(wrong("its arrays are too large"));
+        }
         let file = MatFile::parse(Cursor::new(bytes));
         let file = file.map_err(|e| wrong(&format!("not a sound Matlab file: {e}")))?;
         let array = |name: &str| {

@@ -148,10 +148,14 @@ impl ImageTask {
         picks: &[Pick],
         augment: bool,
         device: &Device,
-    ) -> (Tensor<2>, Tensor<1, Int>) {
+    ) -> Result<(Tensor<2>, Tensor<1, Int>), TaskError> {
         let augment = self.parts.augment.as_ref().filter(|_| augment);
         let (images, classes) = batch(&self.parts, picks, augment, &mut self.rng, device);
         let logits = model.predict(images);
+        let (outputs, wanted) = (logits.dims()[1], self.parts.heads.iter().sum());
+        if outputs < wanted || (self.mask.is_some() && outputs > wanted) {
+            return Err(format!("the model has {outputs} outputs for {wanted} classes").into());
+        }
         let logits = match &self.mask {
             None => logits,
             Some(mask) => {
@@ -165,7 +169,7 @@ impl ImageTask {
                 logits + Tensor::from_data(TensorData::new(rows, shape), device)
             }
         };
-        (logits, classes)
+        Ok((logits, classes))
     }
 
     /// Loss and accuracy on some images, in evaluation mode or by the statistics of their batch.
@@ -188,7 +192,7 @@ impl ImageTask {
         let (mut loss, mut correct) = (0.0, 0.0);
         let augment = self.parts.augment_held_out;
         for chunk in mixed.chunks(size) {
-            let (logits, classes) = self.predict(model, chunk, augment, &device);
+            let (logits, classes) = self.predict(model, chunk, augment, &device)?;
             let share = chunk.len() as f64 / picks.len() as f64;
             let losses = self.loss.forward(logits.clone(), classes.clone());
             loss += share * f64::from(losses.into_scalar::<f32>());
@@ -273,7 +277,7 @@ impl<M: Predict<Tensor<4>>> Task<M> for ImageTask {
 
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         let (picks, device) = (self.next_picks(), self.device.clone());
-        let (logits, classes) = self.predict(model, &picks, true, &device);
+        let (logits, classes) = self.predict(model, &picks, true, &device)?;
         Ok(StepLoss {
             loss: self.loss.forward(logits.clone(), classes.clone()),
             accuracy: Some(accuracy(logits.inner(), classes.inner())),
@@ -296,7 +300,7 @@ impl<M: Predict<Tensor<4>>> Task<M> for ImageTask {
         let picks = places.into_iter().map(|place| self.parts.held_out[place]);
         let (picks, device) = (Vec::from_iter(picks), self.device.clone());
         let augment = self.parts.augment_held_out;
-        let (logits, classes) = self.predict(model, &picks, augment, &device);
+        let (logits, classes) = self.predict(model, &picks, augment, &device)?;
         Ok(self.loss.forward(logits, classes))
     }
 

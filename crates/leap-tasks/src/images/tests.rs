@@ -102,9 +102,48 @@ fn folders_of_classes() {
     let class = folder(&[("test/1.png", png(1)), ("rest/1.png", png(2))]);
     assert_eq!(load(&class).train.classes(), ["rest", "test"]);
 
+    // Archives that hold a folder of their own name, as notMNIST's do.
+    let archives = folder(&[
+        ("notMNIST_large/notMNIST_large/A/1.png", png(1)),
+        ("notMNIST_large/notMNIST_large/B/1.png", png(2)),
+        ("notMNIST_small/notMNIST_small/A/1.png", png(3)),
+        ("notMNIST_small/notMNIST_small/B/1.png", png(4)),
+    ]);
+    let data = load(&archives);
+    assert_eq!(data.train.classes(), ["A", "B"]);
+    assert_eq!((data.train.len(), data.test.unwrap().len()), (2, 2));
+    let apart = folder(&[
+        ("train/one/a/1.png", png(1)),
+        ("train/one/b/1.png", png(1)),
+        ("test/two/a/1.png", png(2)),
+    ]);
+    assert!(error(&apart).contains("no class is both for training and for the test"));
+    let purposes = |third: &'static str| {
+        folder(&[
+            ("train/a/1.png", grey(1, ImageFormat::Png)),
+            ("train/b/1.png", grey(1, ImageFormat::Png)),
+            ("val/a/1.png", grey(2, ImageFormat::Png)),
+            (third, grey(3, ImageFormat::Png)),
+        ])
+    };
+    let lengths = |dir: TempDir| {
+        let data = load(&dir);
+        (data.train.len(), data.test.map_or(0, |test| test.len()))
+    };
+    assert_eq!(lengths(purposes("val/b/1.png")), (2, 2));
+    assert_eq!(lengths(purposes("test/b/1.png")), (3, 1));
+    let broken = folder(&[
+        ("train/a/1.png", b"no".to_vec()),
+        ("test/a/1.png", png(1)),
+        ("test/b/1.png", png(1)),
+    ]);
+    assert!(error(&broken).contains("all images to train on are damaged, such as train/a/1.png"));
+
     let deep = folder(&[("x/Greek/alpha/1.png", png(1)), ("x/Latin/a/1.png", png(2))]);
     assert_eq!(load(&deep).train.classes(), ["Greek/alpha", "Latin/a"]);
 
+    let none = ImagesConfig::new().with_most(Some(0)).load(dir.path());
+    assert!(none.unwrap_err().to_string().contains("no image"));
     let few = ImagesConfig::new()
         .with_most(Some(2))
         .load(dir.path())
@@ -161,6 +200,18 @@ fn idx_files() {
     // Planes of red, green, blue.
     let planes = [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11];
     assert_eq!(load(&dir).train.image(0), planes);
+
+    // The packed file beside the unpacked one is the same.
+    let both = folder(&[
+        ("train-images-idx3-ubyte", idx(&[3, 2, 3], &images)),
+        (
+            "train-images-idx3-ubyte.gz",
+            gzip(&idx(&[3, 2, 3], &images)),
+        ),
+        ("train-labels-idx1-ubyte", idx(&[3], &[0, 1, 2])),
+        ("train-labels-idx1-ubyte.gz", gzip(&idx(&[3], &[0, 1, 2]))),
+    ]);
+    assert_eq!(load(&both).train.len(), 3);
 
     let lying = folder(&[
         (
@@ -230,8 +281,26 @@ fn cifar_archives() {
         (data.train.classes(), data.train.labels()),
         (&["apple".into(), "fish".into()][..], &[1, 0][..])
     );
-    let error = error(&folder(&[("train.bin", vec![0; 3000])]));
-    assert!(error.contains("train.bin: 3000 bytes"), "{error}");
+    for (files, reason) in [
+        (vec![("train.bin", vec![0; 3000])], "train.bin: 3000 bytes"),
+        (
+            vec![
+                ("a/data_batch_1.bin", record(&[1])),
+                ("b/data_batch_1.bin", record(&[1])),
+            ],
+            "b/data_batch_1.bin: a/data_batch_1.bin is there as well",
+        ),
+        (
+            vec![
+                ("data_batch_1.bin", record(&[1])),
+                ("train.bin", record(&[0, 1])),
+            ],
+            "CIFAR-10 and CIFAR-100 are in it",
+        ),
+    ] {
+        let error = error(&folder(&files));
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 /// A Matlab file, version 5: a header and arrays, each a matrix of flags, sides, a name and numbers.
@@ -366,6 +435,27 @@ fn folders_of_data_sets() {
     assert_eq!(
         sets.iter().map(|set| &*set.name).collect::<Vec<_>>(),
         ["one", "two"]
+    );
+    for name in ["a", "a-b"] {
+        let folder = dir.path().join("twice").join(name);
+        fs::create_dir_all(folder.join("x")).unwrap();
+        fs::create_dir_all(folder.join("y")).unwrap();
+        fs::write(folder.join("x/1.png"), png(1)).unwrap();
+        fs::write(folder.join("y/1.png"), png(1)).unwrap();
+    }
+    let mut zip = zip::ZipWriter::new(fs::File::create(dir.path().join("twice/a.zip")).unwrap());
+    for name in ["x/1.png", "y/1.png"] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default())
+            .unwrap();
+        zip.write_all(&png(1)).unwrap();
+    }
+    zip.finish().unwrap();
+    let reason = ImagesConfig::new()
+        .load_each(dir.path().join("twice"))
+        .unwrap_err();
+    assert!(
+        reason.to_string().contains("two data sets are called a"),
+        "{reason}"
     );
     let empty = tempfile::tempdir().unwrap();
     let reason = ImagesConfig::new().load_each(empty.path()).unwrap_err();
@@ -589,6 +679,25 @@ fn data_sets_are_tasks_with_heads_of_their_own() {
         assert!(task.validate(&model.valid()).unwrap().is_some());
         assert!(task.held_out(&model.valid()).unwrap().is_some());
     }
+    // By what is trained on alone: the numbers of the images in the second pixel are 0 to 8 of ten.
+    let standard = DataSetTasksConfig::new()
+        .with_batch_size(1)
+        .init([told("a", 2, 10, 0)])
+        .unwrap();
+    let mut task = TaskSet::<Line>::task(&standard, 0, &context(0, 14)).unwrap();
+    let mut second: Vec<f32> = Vec::new();
+    for _ in 0..14 {
+        let values: Vec<f32> = task.next_batch().0.into_data().try_to_vec().unwrap();
+        second.extend(values);
+    }
+    let mean = second.iter().sum::<f32>() / second.len() as f32;
+    let deviation =
+        (second.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / second.len() as f32).sqrt();
+    assert!(
+        mean.abs() < 1e-4 && (deviation - 1.0).abs() < 1e-3,
+        "{mean} {deviation}"
+    );
+
     let only = tasks.only(|name| name == "b");
     assert_eq!(only.classes().collect::<Vec<_>>(), [4]);
 
@@ -614,6 +723,16 @@ fn mixed_data_sets_have_a_head_each() {
         .init([told("a", 2, 10, 0), told("b", 4, 40, 0)])
         .unwrap();
     let mixed = tasks.mixed();
+    // As many steps as the trainer has, for one data set as for two; and none without any.
+    let one = tasks
+        .clone()
+        .with_epochs(Some(1.0))
+        .only(|name| name == "a")
+        .mixed();
+    let one = TaskSet::<Line>::task(&one, 0, &context(0, 400)).unwrap();
+    assert_eq!(Task::<Line>::steps(&one), None);
+    let none = tasks.only(|_| false).mixed();
+    assert!(TaskSet::<Line>::task(&none, 0, &context(0, 400)).is_err());
     let mut task = TaskSet::<Line>::task(&mixed, 0, &context(0, 400)).unwrap();
     let model = task.start(line(3)).unwrap();
     assert_eq!(model.head.weight.dims(), [4, 6]);
@@ -635,6 +754,7 @@ fn mixed_data_sets_have_a_head_each() {
             },
         }
     };
+    assert!(task.loss(&zero(7)).is_err() && task.loss(&zero(5)).is_err());
     let losses: BTreeSet<_> = (0..50)
         .map(|_| {
             let loss = task.loss(&zero(6)).unwrap().loss.into_scalar::<f32>();
