@@ -162,7 +162,6 @@ const SIZE: usize = 32;
 
 /// The models that are compared: the encoder as it is, with gates, or once for each data set.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 enum Net {
     Conv(ConvNet),
     Hat(HatNet),
