@@ -125,7 +125,7 @@ fn run_example(name: &str, flags: &[&str], manifest: &str) {
     let mut kept = Vec::new();
     let mut flags = flags.iter();
     while let Some(flag) = flags.next() {
-        match short.contains(flag) {
+        match flag.starts_with("--") && short.contains(flag) {
             true => drop(flags.next()),
             false => kept.push(absolute(flag).unwrap_or(flag.to_string())),
         }
