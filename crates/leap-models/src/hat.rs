@@ -28,12 +28,13 @@ use crate::error::ModelError;
 pub struct HatNet {
     /// From images to features, and which of its filters are in use.
     pub encoder: HatEncoder,
-    /// For each block, what the gates of its filters are made of, as weights of shape `[1, filters]` (e in the paper).
-    pub gates: Vec<Linear>,
+    /// For each block, the task's embedding, of which the gates of its filters are made, as weights of shape `[1, filters]` (e in
+    /// the paper).
+    pub embeddings: Vec<Linear>,
     /// From features to classes.
     pub head: Linear,
-    /// How hard the gates are (s in the paper).
-    pub hardness: f64,
+    /// What embeddings are multiplied by, so that gates are soft or hard (s in the paper).
+    pub scale: f64,
 }
 
 /// The part of a [`HatNet`] that tasks share.
@@ -41,9 +42,10 @@ pub struct HatNet {
 pub struct HatEncoder {
     /// The blocks, from the image on.
     pub blocks: Vec<ConvBlock>,
-    /// For each block, how much its filters are used by the tasks so far, in [0, 1], of shape `[filters]`. [`Hat`] moves it
+    /// For each block, the cumulative attention: how much its filters are used by the tasks so far, in [0, 1], of shape
+    /// `[filters]`. [`Hat`] moves it
     /// from one task to the next; nothing else does.
-    pub used: Vec<Param<Tensor<1>>>,
+    pub cumulative: Vec<Param<Tensor<1>>>,
 }
 
 impl HatNet {
@@ -58,31 +60,31 @@ impl HatNet {
         let gates = |block| LinearConfig::new(1, filters(block)).with_bias(false);
         let blocks = &net.encoder.blocks;
         Ok(Self {
-            gates: blocks.iter().map(|b| gates(b).init(device)).collect(),
+            embeddings: blocks.iter().map(|b| gates(b).init(device)).collect(),
             encoder: HatEncoder {
-                used: blocks.iter().map(unused).collect(),
+                cumulative: blocks.iter().map(unused).collect(),
                 blocks: net.encoder.blocks,
             },
             head: net.head,
-            hardness: Hat::new().hardest,
+            scale: Hat::new().max_scale,
         })
     }
 
     /// From images of shape `[batch, channels, height, width]` to logits of shape `[batch, classes]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let blocks = self.encoder.blocks.iter().zip(&self.gates);
+        let blocks = self.encoder.blocks.iter().zip(&self.embeddings);
         let x = blocks.fold(images, |x, (block, gates)| {
             let x = block.forward(x);
             let filters = x.dims()[1];
-            x * gate(gates, self.hardness).reshape([1, filters, 1, 1])
+            x * gate(gates, self.scale).reshape([1, filters, 1, 1])
         });
         self.head.forward(x.flatten(1, 3))
     }
 
     /// With what the gates let through counted as used.
-    fn with_used(mut self, hardest: f64) -> Self {
-        for (gates, used) in self.gates.iter().zip(&mut self.encoder.used) {
-            let gate = gate(gates, hardest).inner();
+    fn with_used(mut self, max_scale: f64) -> Self {
+        for (gates, used) in self.embeddings.iter().zip(&mut self.encoder.cumulative) {
+            let gate = gate(gates, max_scale).inner();
             *used = used.clone().map(|used| {
                 let more = used.inner().max_pair(gate);
                 Tensor::from_inner(more).require_grad()
@@ -96,10 +98,10 @@ impl HatNet {
 const FARTHEST: f64 = 6.0;
 
 /// The gates of a block, in [0, 1], of shape `[filters]`. The gradient is that of weights within ±6, and goes on beyond.
-fn gate(gates: &Linear, hardness: f64) -> Tensor<1> {
+fn gate(gates: &Linear, scale: f64) -> Tensor<1> {
     let e = gates.weight.val().flatten(0, 1);
     let beyond = e.clone().detach() - e.clone().detach().clamp(-FARTHEST, FARTHEST);
-    sigmoid((e - beyond) * hardness)
+    sigmoid((e - beyond) * scale)
 }
 
 impl Predict<Tensor<4>> for HatNet {
@@ -132,12 +134,12 @@ impl AsHat for HatNet {
 /// as meta-optimizer, the network goes from task to task.
 #[derive(Config, Debug, Copy, PartialEq)]
 pub struct Hat {
-    /// The hardest gates (s max in the paper).
+    /// The scale of the hardest gates (s max in the paper).
     #[config(default = 400.0)]
-    pub hardest: f64,
-    /// What a task pays for filters that no other uses (c in the paper).
+    pub max_scale: f64,
+    /// Weight of the regularization: what a task pays for filters that no other uses (c in the paper).
     #[config(default = 0.75)]
-    pub price: f64,
+    pub regularization: f64,
     /// Steps from the softest gates to the hardest, an epoch in the paper.
     #[config(default = 300)]
     pub period: usize,
@@ -153,12 +155,12 @@ impl Default for Hat {
 const FAR: f64 = 50.0;
 
 impl Hat {
-    /// How hard gates are at a step (equation 3).
-    pub(crate) fn hardness(&self, step: usize) -> f64 {
+    /// The scale at a step: annealed from the softest gates to the hardest (equation 3).
+    pub(crate) fn scale(&self, step: usize) -> f64 {
         let last = self.period.saturating_sub(1).max(1);
         let along = (step % self.period.max(1)) as f64 / last as f64;
-        let softest = self.hardest.recip();
-        softest + (self.hardest - softest) * along
+        let softest = self.max_scale.recip();
+        softest + (self.max_scale - softest) * along
     }
 
     /// Leaves used weights alone (equation 2), adds the price's gradient (equation 5), and makes up for the small gradients of
@@ -166,10 +168,10 @@ impl Hat {
     pub(crate) fn transform(
         &self,
         net: &HatNet,
-        hardness: f64,
+        scale: f64,
         mut grads: GradientsParams,
     ) -> GradientsParams {
-        let used = net.encoder.used.iter().map(|used| used.val().inner());
+        let used = net.encoder.cumulative.iter().map(|used| used.val().inner());
         let used = Vec::from_iter(used);
         for (i, block) in net.encoder.blocks.iter().enumerate() {
             let out = &used[i];
@@ -183,46 +185,43 @@ impl Hat {
                         .min_pair(into.repeat_dim(0, filters))
                 }
             };
-            scale(&mut grads, block.conv.weight.id, both.neg() + 1.0);
+            multiply(&mut grads, block.conv.weight.id, both.neg() + 1.0);
             let bias = block.conv.bias.iter();
             let norm = block.norm.iter().flat_map(|norm| [&norm.gamma, &norm.beta]);
             for param in bias.chain(norm) {
-                scale(&mut grads, param.id, out.clone().neg() + 1.0);
+                multiply(&mut grads, param.id, out.clone().neg() + 1.0);
             }
         }
         // What the loss would have to say of the price, c R, is said to the gates alone, so that losses stay comparable.
-        let left = used.iter().map(|used| used.clone().neg() + 1.0);
-        let left = Vec::from_iter(left);
-        let all = left
-            .iter()
-            .map(|left| left.clone().sum())
-            .reduce(|a, b| a + b);
-        for (gates, left) in net.gates.iter().zip(left) {
+        let left = Vec::from_iter(used.into_iter().map(|used| used.neg() + 1.0));
+        let sums = left.iter().map(|left| left.clone().sum());
+        let Some(all) = sums.reduce(|a, b| a + b) else {
+            return grads;
+        };
+        for (gates, left) in net.embeddings.iter().zip(left) {
+            let Some(grad) = grads.remove::<2>(gates.weight.id) else {
+                continue;
+            };
             let e = gates.weight.val().inner();
             let near = e.clone().clamp(-FARTHEST, FARTHEST);
-            if let (Some(grad), Some(all)) = (grads.remove::<2>(gates.weight.id), &all) {
-                let gate = gate(gates, hardness).inner();
-                let slope = gate.clone() * (gate.neg() + 1.0) * (self.price * hardness);
-                let price = slope * left / all.clone().clamp_min(1e-6);
-                grads.register(gates.weight.id, grad + price.unsqueeze_dim(0));
-            }
-            let hard = (near.clone() * hardness).clamp(-FAR, FAR).cosh() + 1.0;
-            let makes_up = hard / (near.cosh() + 1.0) * (self.hardest / hardness);
-            if let Some(grad) = grads.remove::<2>(gates.weight.id) {
-                // Beyond, weights go back only.
-                let is_out = e.clone().abs().greater_elem(FARTHEST);
-                let goes_out = (e * grad.clone()).lower_elem(0.0);
-                let stays = is_out.bool_and(goes_out);
-                let grad = (grad * makes_up).mask_fill(stays, 0.0);
-                grads.register(gates.weight.id, grad);
-            }
+            let gate = gate(gates, scale).inner();
+            let slope = gate.clone() * (gate.neg() + 1.0) * (self.regularization * scale);
+            let price = slope * left / all.clone().clamp_min(1e-6);
+            let grad = grad + price.unsqueeze_dim(0);
+            let hard = (near.clone() * scale).clamp(-FAR, FAR).cosh() + 1.0;
+            let makes_up = hard / (near.cosh() + 1.0) * (self.max_scale / scale);
+            // Beyond, embeddings go back only.
+            let is_out = e.clone().abs().greater_elem(FARTHEST);
+            let stays = is_out.bool_and((e * grad.clone()).lower_elem(0.0));
+            let grad = (grad * makes_up).mask_fill(stays, 0.0);
+            grads.register(gates.weight.id, grad);
         }
         grads
     }
 }
 
 /// Multiplies a parameter's gradient, if it has one.
-fn scale<const D: usize>(grads: &mut GradientsParams, id: ParamId, by: Tensor<D>) {
+fn multiply<const D: usize>(grads: &mut GradientsParams, id: ParamId, by: Tensor<D>) {
     if let Some(grad) = grads.remove::<D>(id) {
         grads.register(id, grad * by);
     }
@@ -244,7 +243,7 @@ impl<M: AsHat> MetaLearner<M> for Hat {
         let mut path = PathMeter::new(space, true);
         let (mut model, curve) = self.adapt(inner, model, task, &mut path)?;
         let net = model.as_hat().ok_or_else(no_hat)?;
-        *net = net.clone().with_used(self.hardest);
+        *net = net.clone().with_used(self.max_scale);
         Ok(Learned {
             gradient: start - space.point(&model)?,
             model,
@@ -262,18 +261,18 @@ impl<M: AsHat> MetaLearner<M> for Hat {
     ) -> Result<(M, LearningCurve), TaskError> {
         // As it is looked at between two steps, and from now on.
         let net = model.as_hat().ok_or_else(no_hat)?;
-        net.hardness = self.hardest;
-        let hardness = Cell::new(self.hardest);
+        net.scale = self.max_scale;
+        let scale = Cell::new(self.max_scale);
         let mut gated = Gated {
             hat: self,
             task,
             step: 0,
-            hardness: &hardness,
+            scale: &scale,
         };
         inner.run_with(model, &mut gated, path, |model, grads| {
             let mut model = model.clone();
             let net = model.as_hat().ok_or_else(no_hat)?;
-            Ok(self.transform(net, hardness.get(), grads))
+            Ok(self.transform(net, scale.get(), grads))
         })
     }
 }
@@ -284,16 +283,16 @@ struct Gated<'a, T> {
     task: &'a mut T,
     step: usize,
     /// At the newest step.
-    hardness: &'a Cell<f64>,
+    scale: &'a Cell<f64>,
 }
 
 impl<M: AsHat, T: Task<M>> Task<M> for Gated<'_, T> {
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
-        self.hardness.set(self.hat.hardness(self.step));
+        self.scale.set(self.hat.scale(self.step));
         self.step += 1;
         let mut model = model.clone();
         let net = model.as_hat().ok_or_else(no_hat)?;
-        net.hardness = self.hardness.get();
+        net.scale = self.scale.get();
         self.task.loss(&model)
     }
 

@@ -200,7 +200,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 fn hard_attention_keeps_what_earlier_tasks_use() {
     let device = Device::flex().autodiff();
     let lanes = Lanes::single(&device);
-    let hat = Hat::new().with_period(40).with_price(0.1);
+    let hat = Hat::new().with_period(40).with_regularization(0.1);
     let trainer = one_after_the_other(hat, 80);
     let mut net = seeded(HatNet::new(&small(), &device).unwrap());
     // Four of six filters of the first block are used by others, three of the second, one of them by half.
@@ -208,7 +208,7 @@ fn hard_attention_keeps_what_earlier_tasks_use() {
         [1.0, 1.0, 1.0, 1.0, 0.0, 0.0],
         [1.0, 1.0, 0.5, 0.0, 0.0, 0.0f32],
     ];
-    for (param, used) in net.encoder.used.iter_mut().zip(used) {
+    for (param, used) in net.encoder.cumulative.iter_mut().zip(used) {
         let values = Tensor::<1>::from_floats(used, &device);
         *param = burn::module::Param::from_tensor(values);
     }
@@ -244,7 +244,7 @@ fn hard_attention_keeps_what_earlier_tasks_use() {
     }
     // What is used stays so, and the task adds to it.
     for (i, before) in used.into_iter().enumerate() {
-        let after = values(after.encoder.used[i].val());
+        let after = values(after.encoder.cumulative[i].val());
         assert!(
             before
                 .iter()
@@ -256,7 +256,7 @@ fn hard_attention_keeps_what_earlier_tasks_use() {
     }
     let all = |net: &HatNet| {
         net.encoder
-            .used
+            .cumulative
             .iter()
             .flat_map(|u| values(u.val()))
             .sum::<f32>()
@@ -265,10 +265,10 @@ fn hard_attention_keeps_what_earlier_tasks_use() {
 
     // The gates' formula: soft at first, hard at the end of each period.
     let hat = Hat::new().with_period(5);
-    let hardness = |step| hat.hardness(step);
-    assert_eq!((hardness(0), hardness(5)), (1.0 / 400.0, 1.0 / 400.0));
-    assert_eq!((hardness(4), hardness(9)), (400.0, 400.0));
-    assert!((hardness(2) - (400.0 + 1.0 / 400.0) / 2.0).abs() < 1e-9);
+    let scale = |step| hat.scale(step);
+    assert_eq!((scale(0), scale(5)), (1.0 / 400.0, 1.0 / 400.0));
+    assert_eq!((scale(4), scale(9)), (400.0, 400.0));
+    assert!((scale(2) - (400.0 + 1.0 / 400.0) / 2.0).abs() < 1e-9);
     // And another model is refused.
     #[derive(Module, Debug)]
     struct Other {
@@ -300,28 +300,35 @@ fn hard_attention_says_the_price_to_the_gates() {
     let device = Device::flex().autodiff();
     let mut net = seeded(HatNet::new(&small(), &device).unwrap());
     let used = [[0.0, 0.25, 1.0, 0.0, 0.5, 0.0f32], [0.0; 6]];
-    for (param, used) in net.encoder.used.iter_mut().zip(used) {
+    for (param, used) in net.encoder.cumulative.iter_mut().zip(used) {
         *param = burn::module::Param::from_tensor(Tensor::<1>::from_floats(used, &device));
     }
-    let (hat, hardness) = (Hat::new().with_price(0.5).with_hardest(20.0), 2.0);
+    let (hat, scale) = (
+        Hat::new().with_regularization(0.5).with_max_scale(20.0),
+        2.0,
+    );
     let mut grads = GradientsParams::new();
-    for gates in &net.gates {
+    for gates in &net.embeddings {
         grads.register(gates.weight.id, gates.weight.val().inner().zeros_like());
     }
-    let grads = hat.transform(&net, hardness, grads);
-    let embeddings: Vec<Vec<f32>> = net.gates.iter().map(|g| values(g.weight.val())).collect();
+    let grads = hat.transform(&net, scale, grads);
+    let embeddings: Vec<Vec<f32>> = net
+        .embeddings
+        .iter()
+        .map(|g| values(g.weight.val()))
+        .collect();
     let taken = |embeddings: &[Vec<f32>]| {
         let (mut sum, mut all) = (0.0, 0.0);
         for (embeddings, used) in embeddings.iter().zip(used) {
             for (e, used) in embeddings.iter().zip(used) {
-                let gate = 1.0 / (1.0 + (-hardness * f64::from(*e)).exp());
+                let gate = 1.0 / (1.0 + (-scale * f64::from(*e)).exp());
                 sum += gate * (1.0 - f64::from(used));
                 all += 1.0 - f64::from(used);
             }
         }
         0.5 * sum / all
     };
-    for (i, gates) in net.gates.iter().enumerate() {
+    for (i, gates) in net.embeddings.iter().enumerate() {
         let found = values(grads.get::<2>(gates.weight.id).unwrap());
         for (j, found) in found.into_iter().enumerate() {
             let at = |shift: f32| {
@@ -331,7 +338,7 @@ fn hard_attention_says_the_price_to_the_gates() {
             };
             let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
             let e = f64::from(embeddings[i][j]);
-            let makes_up = 20.0 / hardness * ((hardness * e).cosh() + 1.0) / (e.cosh() + 1.0);
+            let makes_up = 20.0 / scale * ((scale * e).cosh() + 1.0) / (e.cosh() + 1.0);
             let expected = slope * makes_up;
             assert!(
                 (f64::from(found) - expected).abs() < 1e-3 * (1.0 + expected.abs()),
@@ -348,8 +355,11 @@ fn gates_stay_where_they_have_a_gradient() {
     let device = Device::flex().autodiff();
     let mut net = seeded(HatNet::new(&small(), &device).unwrap());
     let far = Tensor::<2>::from_floats([[6.5, 6.5, -7.0, -7.0, 5.0, -5.0]], &device);
-    net.gates[0].weight = burn::module::Param::from_tensor(far);
-    let (hat, id) = (Hat::new().with_price(0.0), net.gates[0].weight.id);
+    net.embeddings[0].weight = burn::module::Param::from_tensor(far);
+    let (hat, id) = (
+        Hat::new().with_regularization(0.0),
+        net.embeddings[0].weight.id,
+    );
     let mut grads = GradientsParams::new();
     let grad = [[-1.0, 1.0, 1.0, -1.0, -1.0, 1.0]];
     grads.register(id, Tensor::<2>::from_floats(grad, &Device::flex()));
@@ -360,7 +370,7 @@ fn gates_stay_where_they_have_a_gradient() {
     assert_eq!(moves, [false, true, false, true, true, true]);
     // What is beyond counts as 6, and goes on having a gradient there.
     let images = Tensor::ones([2, 1, 8, 8], &device);
-    net.hardness = 0.5;
+    net.scale = 0.5;
     let logits = net.forward(images.clone());
     let gradient = GradientsParams::from_grads(logits.sum().backward(), &net);
     let gradient = values(gradient.get::<2>(id).unwrap());
@@ -368,7 +378,7 @@ fn gates_stay_where_they_have_a_gradient() {
     let at = |e: f32| {
         let mut net = net.clone();
         let e = Tensor::<2>::from_floats([[e, 6.0, -6.0, -6.0, 5.0, -5.0]], &device);
-        net.gates[0].weight = burn::module::Param::from_tensor(e);
+        net.embeddings[0].weight = burn::module::Param::from_tensor(e);
         values(net.forward(images.clone()).inner())
     };
     assert_eq!(at(6.5), at(6.0));
