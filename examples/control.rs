@@ -14,10 +14,9 @@ use burn::nn::activation::ActivationConfig;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::{MetaTrainer, Method, TaskError};
+use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
-    Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption, not_negative,
-    positive,
+    Experiment, Run, RunOptions, Sweep, animate, end, interruption, not_negative, positive,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
@@ -297,20 +296,17 @@ impl<F: EnvFamily<Env: Render> + Clone> Experiment for Control<F> {
     }
 
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
+        let training =
+            |steps| InnerLoop::new(steps, self.args.task_optimizer.init(), self.args.task_lr);
         Ok(MetaTrainer::new(run.method()?)
             .with_meta_batch_size(self.args.meta_batch)
-            .with_task_steps(self.held_out_steps)
-            .with_task_optimizer(self.args.task_optimizer.init(), self.args.task_lr)
+            .with_task_training(training(self.task_steps))
+            .with_held_out_training(training(self.held_out_steps))
             .with_meta_optimizer(self.args.meta_optimizer.init(), self.args.meta_lr)
             .with_shared(match self.args.heads {
                 Heads::Shared => ParamGroup::all(),
                 Heads::Own => ParamGroup::from_predicate("encoder"),
             }))
-    }
-
-    fn meta_train(&self, session: &Session<Self>) -> Result<ActorCriticNet, Error> {
-        let trainer = session.trainer()?.with_task_steps(self.task_steps);
-        session.meta_train(trainer, session.scratch()?, &self.train(session.run())?)
     }
 
     fn record(&self, run: &Run, model: &ActorCriticNet) -> Result<Option<Vec<u8>>, TaskError> {
