@@ -13,10 +13,9 @@ use burn::module::ParamGroup;
 use burn::optim::AdamConfig;
 use burn::tensor::Device;
 use clap::Parser;
-use leap_core::{MetaTrainer, Method, TaskError};
+use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
-    Error, Experiment, Run, RunOptions, Session, Sweep, animate, end, interruption, not_negative,
-    positive, say,
+    Experiment, Run, RunOptions, Sweep, animate, end, interruption, not_negative, positive, say,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
@@ -224,20 +223,16 @@ impl Experiment for Atari {
     }
 
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
+        let training = |steps| InnerLoop::new(steps, A2cConfig::optimizer().0, self.args.task_lr);
         Ok(MetaTrainer::new(run.method()?)
             .with_meta_batch_size(self.args.meta_batch)
-            .with_task_steps(self.held_out_steps)
-            .with_task_optimizer(A2cConfig::optimizer().0, self.args.task_lr)
+            .with_task_training(training(self.task_steps))
+            .with_held_out_training(training(self.held_out_steps))
             .with_meta_optimizer(AdamConfig::new().init(), self.args.meta_lr)
             .with_shared(match self.args.shared_heads {
                 true => ParamGroup::all(),
                 false => ParamGroup::from_predicate("encoder"),
             }))
-    }
-
-    fn meta_train(&self, session: &Session<Self>) -> Result<ActorCriticNet, Error> {
-        let trainer = session.trainer()?.with_task_steps(self.task_steps);
-        session.meta_train(trainer, session.scratch()?, &self.train(session.run())?)
     }
 
     fn record(&self, run: &Run, model: &ActorCriticNet) -> Result<Option<Vec<u8>>, TaskError> {
