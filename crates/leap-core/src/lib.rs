@@ -62,6 +62,7 @@ mod number;
 mod saving;
 mod seed;
 mod space;
+mod stacking;
 mod tasks;
 mod training;
 

@@ -33,4 +33,8 @@ impl<M: Module> MetaLearner<M> for Finetuning {
     ) -> Result<Learned<M>, TaskError> {
         Reptile.learn(space, inner, model, task)
     }
+
+    fn stacks(&self) -> bool {
+        true
+    }
 }

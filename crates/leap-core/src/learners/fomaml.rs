@@ -61,6 +61,10 @@ impl<M: Module> MetaLearner<M> for Fomaml {
             figures: path.meter.figures(),
         })
     }
+
+    fn stacks(&self) -> bool {
+        true
+    }
 }
 
 /// The gradient of a query batch's loss at `model`, whose running statistics stay as they are.

@@ -108,6 +108,10 @@ impl<M: Module> MetaLearner<M> for Leap {
             figures: Some(figures),
         })
     }
+
+    fn stacks(&self) -> bool {
+        true
+    }
 }
 
 /// A task's path, from which Leap's meta-gradient grows as training goes.

@@ -65,6 +65,11 @@ impl<M: Module> MetaLearner<M> for Method {
             Self::NoPretraining(learner) => learner.learn(space, inner, model, task),
         }
     }
+
+    fn stacks(&self) -> bool {
+        // MAML goes back over a model's steps, which it places by itself.
+        !matches!(self, Self::Maml(_))
+    }
 }
 
 impl Method {

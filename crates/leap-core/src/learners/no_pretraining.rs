@@ -32,4 +32,8 @@ impl<M: Module> MetaLearner<M> for NoPretraining {
             figures: None,
         })
     }
+
+    fn stacks(&self) -> bool {
+        true
+    }
 }

@@ -37,4 +37,8 @@ impl<M: Module> MetaLearner<M> for Reptile {
             figures: path.figures(),
         })
     }
+
+    fn stacks(&self) -> bool {
+        true
+    }
 }

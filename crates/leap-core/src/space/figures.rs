@@ -28,24 +28,34 @@ impl DeviceFigures {
     /// # Errors
     /// [`Error::ReadBack`] if the device does not deliver them.
     pub fn read(&self) -> Result<PathFigures, Error> {
+        Ok(self.read_each()?.swap_remove(0))
+    }
+
+    /// The figures of each of the paths of stacked tasks, whose tensors have shape `[tasks]`.
+    pub(crate) fn read_each(&self) -> Result<Vec<PathFigures>, Error> {
         let Self {
             length,
             energy,
             distance,
             cosine,
-            ..
+            segments,
         } = self.clone();
+        let tasks = length.dims()[0];
         let values = read_back(Tensor::cat(vec![length, energy, distance, cosine], 0))?;
-        Ok(PathFigures {
-            length: values[0],
-            energy: values[1],
-            straightness: match values[0] > 0.0 {
-                true => values[2] / values[0],
-                false => 1.0,
-            },
-            cosine: values[3],
-            segments: self.segments,
-        })
+        let figures = (0..tasks).map(|task| {
+            let [length, energy, distance, cosine] = [0, 1, 2, 3].map(|i| values[i * tasks + task]);
+            PathFigures {
+                length,
+                energy,
+                straightness: match length > 0.0 {
+                    true => distance / length,
+                    false => 1.0,
+                },
+                cosine,
+                segments,
+            }
+        });
+        Ok(figures.collect())
     }
 }
 

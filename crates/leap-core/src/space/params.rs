@@ -20,6 +20,8 @@ use crate::hash::{START, fnv1a};
 pub struct ParamSpace {
     params: Vec<SharedParam>,
     slots: HashMap<ParamId, usize>,
+    /// Number of models that the parameters are of, one behind the other along the first dimension.
+    stack: usize,
     /// Of the vectors. Half-precision values are widened: a path adds up many small segments.
     dtype: DType,
 }
@@ -113,7 +115,26 @@ impl ParamSpace {
             },
             params: collect.params,
             slots,
+            stack: 1,
         }))
+    }
+
+    /// The space of the parameters of so many models, [stacked](crate::stacking). Its vectors are theirs, one behind the
+    /// other; what is one number for a vector is one for each of them.
+    pub(crate) fn stacked(&self, models: usize) -> Arc<Self> {
+        let params = self.params.iter().map(|p| {
+            let mut param = p.renamed(p.id);
+            if let Some(first) = param.shape.first_mut() {
+                *first *= models;
+            }
+            param
+        });
+        Arc::new(Self {
+            params: params.collect(),
+            slots: self.slots.clone(),
+            stack: models,
+            dtype: self.dtype,
+        })
     }
 
     /// The same space, with other ids for its parameters, of which `names` knows all.
@@ -127,6 +148,7 @@ impl ParamSpace {
                 .map(|(slot, p)| (p.id, slot))
                 .collect(),
             params,
+            stack: self.stack,
             dtype: self.dtype,
         })
     }
@@ -216,15 +238,25 @@ impl ParamSpace {
             .collect::<Result<_, _>>()?;
         Ok(ParamVector {
             space: self.clone(),
-            values: Tensor::cat(tensors, 0),
+            values: self.join(tensors),
         })
+    }
+
+    /// A vector's values from those of its parameters.
+    fn join(&self, tensors: Vec<Tensor<1>>) -> Tensor<1> {
+        if self.stack == 1 {
+            return Tensor::cat(tensors, 0);
+        }
+        let rows = tensors.into_iter();
+        let rows = rows.map(|tensor| tensor.reshape([self.stack as i32, -1]));
+        Tensor::cat(rows.collect(), 1).reshape([-1])
     }
 }
 
 /// Two spaces are equal if they have the same parameters in the same order.
 impl PartialEq for ParamSpace {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other) || self.params == other.params
+        std::ptr::eq(self, other) || (self.stack == other.stack && self.params == other.params)
     }
 }
 
@@ -263,24 +295,54 @@ impl ParamVector {
     /// The values of each parameter, flat, in the order of [`ParamSpace::params`].
     pub fn split(&self) -> Vec<Tensor<1>> {
         let sizes = self.space.params.iter().map(SharedParam::num_values);
-        self.values.clone().split_with_sizes(sizes.collect(), 0)
+        let stack = self.space.stack;
+        if stack == 1 {
+            return self.values.clone().split_with_sizes(sizes.collect(), 0);
+        }
+        let rows: Tensor<2> = self.values.clone().reshape([stack as i32, -1]);
+        let parts = rows.split_with_sizes(sizes.map(|size| size / stack).collect(), 1);
+        parts.into_iter().map(|part| part.reshape([-1])).collect()
     }
 
     /// Applies `f` to the values of each parameter, flat, in the order of [`ParamSpace::params`].
     pub fn map_params(self, f: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
         let parts = self.split().into_iter().map(f).collect();
-        self.map(|_| Tensor::cat(parts, 0))
+        let space = self.space.clone();
+        self.map(|_| space.join(parts))
     }
 
     /// The vector times a scalar on the device, of shape `[1]`.
     pub fn scale(self, factor: &Tensor<1>) -> Self {
-        self.map(|values| values * factor.clone())
+        match self.space.stack {
+            1 => self.map(|values| values * factor.clone()),
+            stack => self.map(|values| {
+                let rows: Tensor<2> = values.reshape([stack as i32, -1]);
+                (rows * factor.clone().reshape([-1, 1])).reshape([-1])
+            }),
+        }
     }
 
     /// The inner product, of shape `[1]`, on the device.
     pub fn dot(&self, other: &Self) -> Tensor<1> {
         self.check(other);
-        (self.values.clone() * other.values.clone()).sum()
+        let products = self.values.clone() * other.values.clone();
+        match self.space.stack {
+            1 => products.sum(),
+            stack => {
+                let rows: Tensor<2> = products.reshape([stack as i32, -1]);
+                rows.sum_dim(1).reshape([-1])
+            }
+        }
+    }
+
+    /// The vectors of `space` that a vector of its [stacked](ParamSpace::stacked) form is made of.
+    pub(crate) fn unstack(self, space: &Arc<ParamSpace>) -> Vec<Self> {
+        let parts = self.values.split(space.num_params(), 0).into_iter();
+        let vectors = parts.map(|values| Self {
+            space: space.clone(),
+            values,
+        });
+        vectors.collect()
     }
 
     fn check(&self, other: &Self) {

@@ -1,21 +1,25 @@
 //! A task of a meta-batch, or a held-out one, trained once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::module::{Module, ParamGroup};
 use burn::tensor::Device;
 
 use crate::error::{Error, TaskError};
 use crate::saving::task::{Breaks, FinishedTask, TaskFolder};
-use crate::seed::Purpose;
+use crate::seed::{Purpose, TaskSeed};
 use crate::space::copy::{initialize, rename, task_copy};
+use crate::space::figures::{DeviceFigures, PathFigures};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
 use crate::space::reinitialize::reinitialize;
+use crate::stacking::{Plan, Recorder, StackedTask, Unstackable};
+use crate::tasks::curve::LearningCurve;
 use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
-use crate::tasks::task::{Task, TaskContext, TaskSet};
-use crate::training::learner::MetaLearner;
+use crate::tasks::task::{HeldOut, Task, TaskContext, TaskSet};
+use crate::training::inner::InnerLoop;
+use crate::training::learner::{Learned, MetaLearner};
 use crate::training::seeded::{Seeded, set_up};
 use crate::training::statistics::Statistics;
 use crate::training::trainer::MetaTrainer;
@@ -30,6 +34,16 @@ pub(super) struct Attempt<'a, S> {
     pub context: TaskContext,
     /// Whether tasks draw from their device when they are set up, once that is known.
     pub set_ups_draw: &'a OnceLock<bool>,
+}
+
+/// A task's training.
+struct Trained<M> {
+    model: M,
+    curve: LearningCurve,
+    gradient: Option<ParamVector>,
+    figures: Option<PathFigures>,
+    held_out: Option<HeldOut>,
+    normalized_by: Option<String>,
 }
 
 impl<L: Clone> MetaTrainer<L> {
@@ -67,49 +81,94 @@ impl<L: Clone> MetaTrainer<L> {
         })
     }
 
-    /// Trains a task, or what is left of its training.
-    pub(super) fn train_task<M: Module, S: TaskSet<M>>(
+    /// Trains tasks, or what is left of their training: as one, where that can be done, or one after the other.
+    pub(super) fn train_tasks<M: Module, S: TaskSet<M>>(
         &self,
-        attempt: &Attempt<S>,
+        attempts: &[Attempt<S>],
         init: &M,
         folder: Option<&TaskFolder>,
-        keep: impl Fn(&TaskReport, &M) -> Result<(), TaskError>,
-    ) -> Result<(TaskReport, Option<ParamVector>), Error>
+        plan: &OnceLock<Option<Plan>>,
+        keep: &impl Fn(&TaskReport, &M) -> Result<(), TaskError>,
+    ) -> Result<Vec<(TaskReport, Option<ParamVector>)>, Error>
     where
         L: MetaLearner<M>,
     {
-        let Attempt {
-            space,
-            home,
-            tasks,
-            index,
-            context,
-            ..
-        } = attempt;
-        let seed = context.seed;
-        let name = tasks.name(*index);
+        let mut finished = Vec::with_capacity(attempts.len());
+        for attempt in attempts {
+            finished.push(self.finished::<M, S>(attempt, folder)?);
+        }
+        let open = attempts.iter().zip(&finished);
+        let open = open.filter(|(_, done)| done.is_none());
+        let open: Vec<&Attempt<S>> = open.map(|(attempt, _)| attempt).collect();
+        let together = match (open.len(), plan.get()) {
+            (0 | 1, _) | (_, Some(None)) => None,
+            _ => self.train_stacked(&open, init, plan)?,
+        };
+        let mut together = together.map(Vec::into_iter);
+        let results = attempts.iter().zip(finished);
+        let results = results.map(|(attempt, done)| {
+            if let Some(done) = done {
+                return Ok(done);
+            }
+            let trained = match together.as_mut().and_then(Iterator::next) {
+                Some(trained) => trained,
+                None => self.train_alone(attempt, init, folder)?,
+            };
+            self.conclude(attempt, trained, folder, keep)
+        });
+        results.collect()
+    }
+
+    /// What an earlier process made of a task.
+    fn finished<M: Module, S: TaskSet<M>>(
+        &self,
+        attempt: &Attempt<S>,
+        folder: Option<&TaskFolder>,
+    ) -> Result<Option<(TaskReport, Option<ParamVector>)>, Error> {
+        let Some(folder) = folder else {
+            return Ok(None);
+        };
+        let (seed, name) = (attempt.context.seed, attempt.tasks.name(attempt.index));
+        let Some(FinishedTask { report, gradient }) = folder.finished(seed.task, &name)? else {
+            return Ok(None);
+        };
+        if let Some(monitor) = self.monitor.clone() {
+            let steps = self.inner(seed.purpose).steps;
+            Watched { monitor, name }.restored(steps);
+        }
+        let home = attempt.home.clone().without_autodiff();
+        let restore = |gradient| ParamVector::restore(attempt.space, gradient, &home);
+        Ok(Some((report, gradient.map(restore).transpose()?)))
+    }
+
+    /// How a task trains.
+    fn inner_of(&self, seed: TaskSeed, name: &str) -> InnerLoop {
         let mut inner = self.inner(seed.purpose).clone();
         inner.statistics = self.statistics;
         inner.watched = self.monitor.clone().map(|monitor| Watched {
             monitor,
-            name: name.clone(),
+            name: name.to_string(),
         });
-        inner.breaks = match folder {
-            None => Breaks::stop(self.stop.clone()),
-            Some(folder) => {
-                if let Some(FinishedTask { report, gradient }) =
-                    folder.finished(seed.task, &name)?
-                {
-                    if let Some(watched) = &inner.watched {
-                        watched.restored(inner.steps);
-                    }
-                    let home = (*home).clone().without_autodiff();
-                    let restore = |gradient| ParamVector::restore(space, gradient, &home);
-                    return Ok((report, gradient.map(restore).transpose()?));
-                }
-                folder.breaks(seed.task, name.clone(), self.stop.clone())?
-            }
-        };
+        inner.breaks = Breaks::stop(self.stop.clone());
+        inner
+    }
+
+    /// Trains a task by itself, or what is left of its training.
+    fn train_alone<M: Module, S: TaskSet<M>>(
+        &self,
+        attempt: &Attempt<S>,
+        init: &M,
+        folder: Option<&TaskFolder>,
+    ) -> Result<Trained<M>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let (space, seed) = (attempt.space, attempt.context.seed);
+        let name = attempt.tasks.name(attempt.index);
+        let mut inner = self.inner_of(seed, &name);
+        if let Some(folder) = folder {
+            inner.breaks = folder.breaks(seed.task, name, self.stop.clone())?;
+        }
         let train = |task: &mut Seeded<S::Task>, model: M| {
             // A task that goes on has the names of the process that it began in.
             let (model, named) = match inner.breaks.saved() {
@@ -119,29 +178,244 @@ impl<L: Clone> MetaTrainer<L> {
                     (rename(model, &names), space.renamed(&names))
                 }
             };
-            let (model, curve, gradient, figures) = match seed.purpose {
-                Purpose::HeldOut => {
-                    let mut path = PathMeter::new(&named, true);
-                    let (model, curve) = self.learner.adapt(&inner, model, task, &mut path)?;
-                    (model, curve, None, path.figures())
-                }
-                _ => {
-                    let learned = self.learner.learn(&named, &inner, model, task)?;
-                    let gradient = Some(learned.gradient.renamed(space));
-                    (learned.model, learned.curve, gradient, learned.figures)
-                }
-            };
+            let (model, curve, gradient, figures) =
+                self.learn(&named, &inner, seed, model, task)?;
             let steps = task.steps().map_or(inner.steps, |own| own.min(inner.steps));
-            let by = Statistics::choose(self.statistics, &model, steps);
-            let held_out = task.held_out(&by.evaluated(&model))?;
-            let normalized_by = by.named(&model).filter(|_| held_out.is_some());
-            let looks = (held_out, normalized_by);
-            Ok((model, curve, gradient, figures, looks))
+            let (held_out, normalized_by) = self.look(&model, steps, task)?;
+            Ok(Trained {
+                model,
+                curve,
+                gradient: gradient.map(|gradient| gradient.renamed(space)),
+                figures: figures.map(|f| f.read()).transpose()?,
+                held_out,
+                normalized_by,
+            })
         };
-        let (model, curve, gradient, figures, looks) = self.attempt(attempt, init, train)?;
-        let (held_out, normalized_by) = looks;
+        self.attempt(attempt, init, train)
+    }
 
-        let figures = figures.map(|f| f.read()).transpose()?;
+    /// Trains a model for what its task is for.
+    fn learn<M: Module, T: Task<M>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        inner: &InnerLoop,
+        seed: TaskSeed,
+        model: M,
+        task: &mut T,
+    ) -> Result<(M, LearningCurve, Option<ParamVector>, Option<DeviceFigures>), TaskError>
+    where
+        L: MetaLearner<M>,
+    {
+        match seed.purpose {
+            Purpose::HeldOut => {
+                let mut path = PathMeter::new(space, true);
+                let (model, curve) = self.learner.adapt(inner, model, task, &mut path)?;
+                Ok((model, curve, None, path.figures()))
+            }
+            _ => {
+                let learned = self.learner.learn(space, inner, model, task)?;
+                let Learned {
+                    model,
+                    curve,
+                    gradient,
+                    figures,
+                } = learned;
+                Ok((model, curve, Some(gradient), figures))
+            }
+        }
+    }
+
+    /// How well a trained model does on what the task held back, and what it was normalized by.
+    fn look<M: Module>(
+        &self,
+        model: &M,
+        steps: usize,
+        task: &mut impl Task<M>,
+    ) -> Result<(Option<HeldOut>, Option<String>), TaskError> {
+        let by = Statistics::choose(self.statistics, model, steps);
+        let held_out = task.held_out(&by.evaluated(model))?;
+        let normalized_by = by.named(model).filter(|_| held_out.is_some());
+        Ok((held_out, normalized_by))
+    }
+
+    /// Trains several tasks as one. `None` is that they have to be trained one by one.
+    fn train_stacked<M: Module, S: TaskSet<M>>(
+        &self,
+        attempts: &[&Attempt<S>],
+        init: &M,
+        plan: &OnceLock<Option<Plan>>,
+    ) -> Result<Option<Vec<Trained<M>>>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let [first, ..] = attempts else {
+            return Ok(None);
+        };
+        let source = match self.stacked(attempts, init, plan) {
+            Ok(trained) => return Ok(Some(trained)),
+            Err(source) => source,
+        };
+        let source = match source.downcast::<Unstackable>() {
+            Ok(why) => {
+                if plan.get().is_none_or(Option::is_some) {
+                    log::warn!(
+                        "tasks are trained one by one, not {} at once: {why}",
+                        attempts.len()
+                    );
+                }
+                let _ = plan.set(None); // Another lane may have been first.
+                return Ok(None);
+            }
+            Err(source) => source,
+        };
+        Err(match source.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(source) => Error::Task {
+                name: first.tasks.name(first.index),
+                seed: first.context.seed,
+                source,
+            },
+        })
+    }
+
+    fn stacked<M: Module, S: TaskSet<M>>(
+        &self,
+        attempts: &[&Attempt<S>],
+        init: &M,
+        plan: &OnceLock<Option<Plan>>,
+    ) -> Result<Vec<Trained<M>>, TaskError>
+    where
+        L: MetaLearner<M>,
+    {
+        let [first, .., last] = attempts else {
+            return Err(Unstackable::new("a task alone".into()).into());
+        };
+        let (space, seed) = (first.space, first.context.seed);
+        let mut inner = self.inner_of(seed, &first.tasks.name(first.index));
+        if !self.learner.stacks() {
+            let learner = &self.learner;
+            return Err(Unstackable::new(format!("the meta-learner {learner:?}")).into());
+        }
+        if inner.stopping.is_some() {
+            return Err(Unstackable::new("early stopping".into()).into());
+        }
+        if plan.get().is_none() {
+            let (stacked, model) = self.stack(attempts, init, Plan::default())?;
+            let alone = |place: usize, attempt: &Attempt<S>| {
+                let own = self.set_up(attempt, init, &attempt.context.device)?;
+                Ok::<_, TaskError>((place, own.1, own.0))
+            };
+            let alone = vec![alone(0, first)?, alone(attempts.len() - 1, last)?];
+            let found = stacked.compare(&model, &inner.optimizer, alone)?;
+            let _ = plan.set(Some(found)); // Another lane may have been first.
+        }
+        let known = plan.get().cloned().flatten();
+        let known = known.ok_or_else(|| Unstackable::new("what was found before".into()))?;
+        let (mut tasks, model) = self.stack(attempts, init, known)?;
+        let curves = Arc::new(Mutex::new(Vec::new()));
+        inner.curves = Some(curves.clone());
+        let wide = space.stacked(attempts.len());
+        let (model, curve, gradient, figures) =
+            self.learn(&wide, &inner, seed, model, &mut tasks)?;
+        let steps = tasks
+            .steps()
+            .map_or(inner.steps, |own| own.min(inner.steps));
+        let (tasks, models) = tasks.finish(&model);
+        let mut curves =
+            match std::mem::take(&mut *curves.lock().unwrap_or_else(PoisonError::into_inner)) {
+                curves if curves.is_empty() => vec![curve; attempts.len()],
+                curves => curves,
+            }
+            .into_iter();
+        let mut gradients = gradient.map(|gradient| gradient.unstack(space).into_iter());
+        let mut figures = figures
+            .map(|f| f.read_each())
+            .transpose()?
+            .map(Vec::into_iter);
+        let each = tasks.into_iter().zip(models);
+        let trained = each.map(|(mut task, model)| {
+            let (held_out, normalized_by) = self.look(&model, steps, &mut task)?;
+            Ok(Trained {
+                model,
+                curve: curves.next().unwrap_or_default(),
+                gradient: gradients.as_mut().and_then(Iterator::next),
+                figures: figures.as_mut().and_then(Iterator::next),
+                held_out,
+                normalized_by,
+            })
+        });
+        trained.collect()
+    }
+
+    /// Sets tasks up to be trained as one.
+    fn stack<M: Module, S: TaskSet<M>>(
+        &self,
+        attempts: &[&Attempt<S>],
+        init: &M,
+        plan: Plan,
+    ) -> Result<(StackedTask<M, S::Task>, M), TaskError> {
+        let recorder = Recorder::new();
+        let device = recorder.device().clone();
+        let own = attempts
+            .iter()
+            .map(|attempt| self.set_up(attempt, init, &device));
+        let (tasks, models): (Vec<_>, Vec<_>) =
+            own.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let steps = |task: &S::Task| Task::<M>::steps(task);
+        if tasks.iter().any(|task| steps(task) != steps(&tasks[0])) {
+            return Err(Unstackable::new("tasks of different lengths".into()).into());
+        }
+        Ok(StackedTask::new(recorder, tasks, &models, plan)?)
+    }
+
+    /// A task whose tensors are made on `device`, and the model that it starts from.
+    fn set_up<M: Module, S: TaskSet<M>>(
+        &self,
+        attempt: &Attempt<S>,
+        init: &M,
+        device: &Device,
+    ) -> Result<(S::Task, M), TaskError> {
+        let TaskContext { seed, steps, .. } = attempt.context;
+        let context = TaskContext {
+            seed,
+            steps,
+            device: device.clone(),
+        };
+        let own = ParamGroup::all().exclude(self.shared.clone());
+        set_up(&seed, &attempt.context.device, attempt.set_ups_draw, || {
+            let mut task = Recorder::fence(|| attempt.tasks.task(attempt.index, &context))??;
+            let model = reinitialize(task_copy(init), &own, &mut seed.rng(1));
+            let model = task.start(model)?;
+            initialize(&model);
+            Ok((task, model))
+        })
+    }
+
+    /// Reports a task.
+    fn conclude<M: Module, S: TaskSet<M>>(
+        &self,
+        attempt: &Attempt<S>,
+        trained: Trained<M>,
+        folder: Option<&TaskFolder>,
+        keep: &impl Fn(&TaskReport, &M) -> Result<(), TaskError>,
+    ) -> Result<(TaskReport, Option<ParamVector>), Error> {
+        let Attempt {
+            home,
+            tasks,
+            index,
+            context,
+            ..
+        } = attempt;
+        let seed = context.seed;
+        let name = tasks.name(*index);
+        let Trained {
+            model,
+            curve,
+            gradient,
+            figures,
+            held_out,
+            normalized_by,
+        } = trained;
         let is_finite = |v: &ParamVector| Ok::<_, Error>(read_back(v.dot(v))?[0].is_finite());
         let finite = gradient.as_ref().map_or(Ok(true), is_finite)?;
         let left_out = match curve.loss.iter().position(|loss| !loss.is_finite()) {

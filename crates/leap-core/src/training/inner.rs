@@ -4,7 +4,7 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, TaskError};
 use crate::saving::task::{Breaks, SavedTask};
@@ -35,6 +35,8 @@ pub struct InnerLoop {
     pub(crate) breaks: Breaks,
     /// Who is told of each step.
     pub(crate) watched: Option<Watched>,
+    /// Where the curves of stacked tasks go, each by itself.
+    pub(crate) curves: Option<Arc<Mutex<Vec<LearningCurve>>>>,
 }
 
 impl InnerLoop {
@@ -53,6 +55,7 @@ impl InnerLoop {
             statistics: None,
             breaks: Breaks::default(),
             watched: None,
+            curves: None,
         }
     }
 
@@ -123,7 +126,7 @@ impl InnerLoop {
         let mut first = 0;
         let breaks = self.breaks.begin();
         if let Some(saved) = breaks.saved() {
-            (first, log.curve) = (saved.steps, saved.curve.clone());
+            (first, log.curves) = (saved.steps, vec![saved.curve.clone()]);
             if first > steps {
                 let (all, why) = (steps, "steps were saved of a task that has");
                 return Err(Error::Saved(format!("{first} {why} {all}")).into());
@@ -166,7 +169,7 @@ impl InnerLoop {
             let grads = transform(&model, grads)?;
             model = optimizer.step(lr.step(), model, grads);
             if let Some(watched) = &self.watched {
-                watched.step(score.flatten());
+                (0..loss.dims()[0]).for_each(|_| watched.step(score.flatten()));
             }
             let accuracy = accuracy.map(|a| a.inner());
             log.push(loss, accuracy, score, path.newest_length())?;
@@ -184,18 +187,25 @@ impl InnerLoop {
             None => model,
             Some(checks) => checks.finish(model),
         };
-        Ok((model, log.finish()?))
+        let curves = log.finish()?;
+        let curve = curves.first().cloned().unwrap_or_default();
+        if let Some(each) = &self.curves {
+            *each.lock().unwrap_or_else(PoisonError::into_inner) = curves;
+        }
+        Ok((model, curve))
     }
 }
 
-/// A learning curve whose scalars stay on the device until there are many, or the task ends.
+/// Learning curves whose scalars stay on the device until there are many, or the task ends: that of a task, or those of
+/// stacked ones, each of whose tensors has a number for each task.
 #[derive(Default)]
 struct ScalarLog {
     losses: Vec<Tensor<1>>,
     accuracies: Vec<Tensor<1>>,
     lengths: Vec<Tensor<1>>,
     scores: Vec<Option<Option<f64>>>,
-    curve: CurveLog,
+    /// Of each task, once there is a step.
+    curves: Vec<CurveLog>,
 }
 
 impl ScalarLog {
@@ -224,24 +234,28 @@ impl ScalarLog {
             true => Ok(Vec::new()),
             false => read_back(Tensor::cat(std::mem::take(waiting), 0)),
         };
+        let steps = self.losses.len();
         let losses = read(&mut self.losses)?;
         let accuracies = read(&mut self.accuracies)?;
         let lengths = read(&mut self.lengths)?;
-        for (i, (loss, score)) in losses.into_iter().zip(self.scores.drain(..)).enumerate() {
+        let tasks = losses.len().checked_div(steps).unwrap_or(1);
+        self.curves.resize_with(tasks, CurveLog::default);
+        let scores = self.scores.drain(..).flat_map(|score| vec![score; tasks]);
+        for (i, (loss, score)) in losses.into_iter().zip(scores).enumerate() {
             let accuracy = accuracies.get(i).copied();
             let segment = lengths.get(i).copied();
-            self.curve.push(loss, accuracy, score, segment);
+            self.curves[i % tasks].push(loss, accuracy, score, segment);
         }
         Ok(())
     }
 
     fn save(&mut self) -> Result<CurveLog, Error> {
         self.flush()?;
-        Ok(self.curve.clone())
+        Ok(self.curves.first().cloned().unwrap_or_default())
     }
 
-    fn finish(mut self) -> Result<LearningCurve, Error> {
+    fn finish(mut self) -> Result<Vec<LearningCurve>, Error> {
         self.flush()?;
-        Ok(self.curve.finish())
+        Ok(self.curves.into_iter().map(CurveLog::finish).collect())
     }
 }

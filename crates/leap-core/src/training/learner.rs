@@ -47,6 +47,15 @@ pub trait MetaLearner<M: Module>: Clone + std::fmt::Debug + Send + Sync {
     ) -> Result<(M, LearningCurve), TaskError> {
         inner.run(model, task, path)
     }
+
+    /// Whether several tasks may be learned from [as one](crate::MetaTrainer::with_task_batch), with a model, losses of shape
+    /// `[tasks]` and vectors that are those of all of them.
+    ///
+    /// Say so for a learner that handles parameters as [`ParamVector`]s alone, whose operations know of it, and losses
+    /// and other scalars elementwise.
+    fn stacks(&self) -> bool {
+        false
+    }
 }
 
 /// What came of training a task.

@@ -18,6 +18,7 @@ use crate::space::copy::{task_copy, task_copy_on};
 use crate::space::meta_gradient::MetaGradient;
 use crate::space::params::{ParamSpace, digest};
 use crate::space::trace::PathTrace;
+use crate::stacking::Plan;
 use crate::tasks::report::{Report, TaskReport};
 use crate::tasks::task::{TaskContext, TaskSet};
 use crate::training::attempt::Attempt;
@@ -43,6 +44,8 @@ pub struct MetaRun<M: Module, L> {
     replaces: bool,
     /// Whether tasks draw from their device when they are set up, once that is known.
     set_ups_draw: OnceLock<bool>,
+    /// How tasks are trained as one, once that is known; `None` is that they cannot be.
+    plan: OnceLock<Option<Plan>>,
 }
 
 impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
@@ -59,6 +62,11 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
     /// Number of meta-steps taken.
     pub fn meta_step(&self) -> usize {
         self.meta_step
+    }
+
+    /// Whether tasks have been trained [as one](MetaTrainer::with_task_batch).
+    pub fn stacks(&self) -> bool {
+        matches!(self.plan.get(), Some(Some(_)))
     }
 
     /// Takes a meta-step: trains a meta-batch of tasks and moves the initialization by the mean of their
@@ -190,9 +198,12 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
         let share = picks.iter().copied().enumerate();
         let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
-        let trained = self.on_lanes(&share, purpose, tasks, lanes, |attempt, init| {
-            trainer.train_task(&attempt, init, folder.as_ref(), &keep)
+        let (folder_of, plan) = (folder.as_ref(), &self.plan);
+        let batch = trainer.task_batch;
+        let trained = self.on_lanes(&share, batch, purpose, tasks, lanes, |attempts, init| {
+            trainer.train_tasks(&attempts, init, folder_of, plan, &keep)
         });
+        let trained = trained.map(|batches| batches.into_iter().flatten().collect::<Vec<_>>());
         let (tasks, meta) = match lanes.cluster() {
             None => {
                 let (reports, gradients): (_, Vec<_>) = trained?.into_iter().unzip();
@@ -222,15 +233,16 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         Ok((report, meta, folder))
     }
 
-    /// Does `work` for each of the picked tasks, with their places in the meta-batch, on the lanes; the results come in the
-    /// order of `picks`.
+    /// Does `work` for the picked tasks, with their places in the meta-batch, so many at once, on the lanes; the results come
+    /// in the order of `picks`.
     fn on_lanes<S: TaskSet<M>, T: Send>(
         &self,
         picks: &[(usize, usize)],
+        batch: usize,
         purpose: Purpose,
         tasks: &S,
         lanes: &Lanes,
-        work: impl Fn(Attempt<S>, &M) -> Result<T, Error> + Sync,
+        work: impl Fn(Vec<Attempt<S>>, &M) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
         // What the lanes share; the run itself holds a model, which must not cross threads.
         let seeds = picks.iter().map(|(place, _)| self.seed(purpose, *place));
@@ -239,7 +251,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let (space, set_ups_draw) = (&self.space, &self.set_ups_draw);
         let home = &self.init.devices().remove(0);
         let work = |init: &M, device: &Device, i: usize| {
-            let attempt = Attempt {
+            let attempt = |i: usize| Attempt {
                 space,
                 home,
                 tasks,
@@ -251,10 +263,11 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                     steps,
                 },
             };
-            work(attempt, init)
+            let places = i * batch..picks.len().min((i + 1) * batch);
+            work(places.map(attempt).collect(), init)
         };
         let prepare = |device: &Device| task_copy_on(&self.init, device);
-        lanes.run(picks.len(), prepare, work)
+        lanes.run(picks.len().div_ceil(batch), prepare, work)
     }
 }
 
@@ -295,6 +308,7 @@ impl<L: Clone> MetaTrainer<L> {
             settings,
             replaces: true,
             set_ups_draw: OnceLock::new(),
+            plan: OnceLock::new(),
         })
     }
 
@@ -441,19 +455,29 @@ impl<L: Clone> MetaTrainer<L> {
         let run = self.begin(init.clone())?;
         let picks = Vec::from_iter((0..tasks.len().min(count)).map(|i| (i, i)));
         let trainer = self;
-        run.on_lanes(&picks, Purpose::HeldOut, tasks, lanes, |attempt, init| {
-            let mut path = PathTrace::new(attempt.space);
-            let mut inner = trainer.inner(Purpose::HeldOut).clone();
-            inner.statistics = trainer.statistics;
-            inner.breaks = Breaks::stop(trainer.stop.clone());
-            let train = |task: &mut Seeded<S::Task>, model| {
-                trainer.learner.adapt(&inner, model, task, &mut path)
-            };
-            trainer.attempt(&attempt, init, train)?;
-            for point in &mut path.points {
-                *point = point.clone().to_device(attempt.home);
-            }
-            Ok(path)
-        })
+        run.on_lanes(
+            &picks,
+            1,
+            Purpose::HeldOut,
+            tasks,
+            lanes,
+            |attempts, init| {
+                let [attempt] = &attempts[..] else {
+                    return Err(Error::InvalidSetting("a path is one task's".into()));
+                };
+                let mut path = PathTrace::new(attempt.space);
+                let mut inner = trainer.inner(Purpose::HeldOut).clone();
+                inner.statistics = trainer.statistics;
+                inner.breaks = Breaks::stop(trainer.stop.clone());
+                let train = |task: &mut Seeded<S::Task>, model| {
+                    trainer.learner.adapt(&inner, model, task, &mut path)
+                };
+                trainer.attempt(attempt, init, train)?;
+                for point in &mut path.points {
+                    *point = point.clone().to_device(attempt.home);
+                }
+                Ok(path)
+            },
+        )
     }
 }

@@ -30,6 +30,7 @@ pub struct MetaTrainer<L> {
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) monitor: Option<Arc<Monitor>>,
     pub(super) statistics: Option<Statistics>,
+    pub(super) task_batch: usize,
 }
 
 impl<L: Clone> MetaTrainer<L> {
@@ -50,6 +51,7 @@ impl<L: Clone> MetaTrainer<L> {
             stop: None,
             monitor: None,
             statistics: None,
+            task_batch: 1,
         }
     }
 
@@ -169,6 +171,20 @@ impl<L: Clone> MetaTrainer<L> {
     /// [`Statistics::Running`], and for tasks of fewer than 30 steps [`Statistics::Batch`]).
     pub fn with_held_out_statistics(mut self, statistics: Statistics) -> Self {
         self.statistics = Some(statistics);
+        self
+    }
+
+    /// Trains so many tasks of a meta-batch at once, in one program that is as long as that of a single task (default 1): on a
+    /// GPU, where a small task waits for launches and not for arithmetic. Held-out tasks too.
+    ///
+    /// Neither model nor task has to know of it: a task's [`loss`](crate::Task::loss) is recorded on a device that computes
+    /// nothing, [`TaskContext::device`](crate::TaskContext::device), and played for all of them. It must make its tensors
+    /// there, at each step, and read nothing back. Tasks whose steps are not the same but for their batches, models with
+    /// dropout, operations that there is no rule for, early stopping and meta-learners that do not
+    /// [stack](crate::MetaLearner::stacks) are trained one by one; a warning says why. A first step is compared with that of
+    /// the tasks by themselves. Numbers are the same up to the order in which they are added up.
+    pub fn with_task_batch(mut self, tasks: usize) -> Self {
+        self.task_batch = tasks.max(1);
         self
     }
 

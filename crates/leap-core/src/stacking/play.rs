@@ -1,0 +1,803 @@
+//! The rules by which a recorded step is played for several tasks at once.
+//!
+//! A tensor of the record has one dimension more when it is played, the tasks, which comes first: elementwise operations are
+//! as they were, others act on the dimension behind. Convolutions and normalization have another layout, in which the tasks
+//! lie side by side as channels, `[batch, tasks * channels, ..]`: a convolution of all tasks is one with as many groups, and
+//! nothing is moved between it and the normalization, pooling and elementwise operations that follow it.
+
+use std::collections::HashMap;
+
+use burn::backend::ir::{
+    ActivationOperationIr, BaseOperationIr, BatchNormOpIr, BoolOperationIr, CatOpIr,
+    FloatOperationIr, GatherOpIr, IntOperationIr, LinearOpIr, ModuleOperationIr,
+    NumericOperationIr, OperationIr, ReduceDimOpIr, ScalarIr, ScalarOpIr, SelectOpIr, TensorId,
+    TensorIr, TensorStatus,
+};
+use burn::backend::ops::{
+    ActivationOps, BoolTensorOps, ConvOptions, FloatTensorOps, IntTensorOps, ModuleOps,
+};
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::tensor::{BoolDType, DType, Device, Int, IntDType, Shape, Slice, Tensor, TensorData};
+
+use super::Unstackable;
+
+/// A tensor of all tasks.
+#[derive(Clone, Debug)]
+pub(super) struct Value {
+    pub tensor: DispatchTensor,
+    /// Whether the tasks are channels, `[batch, tasks * channels, ..]`, and not the first dimension.
+    pub joined: bool,
+}
+
+/// What a layer of batch-normalization normalizes by.
+#[derive(Clone, Debug)]
+pub(super) enum Normalization {
+    /// The statistics of the batch, which are kept.
+    Batch,
+    /// Running statistics, of shape `[tasks * channels]`.
+    Running(DispatchTensor, DispatchTensor),
+}
+
+/// The statistics of a batch, of shape `[tasks * channels]`.
+#[derive(Clone, Debug)]
+pub(super) struct BatchStatistics {
+    pub mean: DispatchTensor,
+    pub variance: DispatchTensor,
+}
+
+/// A device's own types of numbers, where the record's are of the device that recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Types {
+    ints: IntDType,
+    bools: BoolDType,
+}
+
+impl Types {
+    pub fn of(device: &Device) -> Self {
+        let one = Tensor::<1, Int>::zeros([1], device);
+        Self {
+            ints: one.dtype().into(),
+            bools: one.equal_elem(0).dtype().into(),
+        }
+    }
+}
+
+/// Plays a record.
+pub(super) struct Player {
+    tasks: usize,
+    device: Device,
+    types: Types,
+    values: HashMap<TensorId, Value>,
+    /// By the id of the layer's running mean.
+    norms: HashMap<TensorId, Normalization>,
+    pub statistics: HashMap<TensorId, BatchStatistics>,
+}
+
+/// The dimension of the tasks comes first.
+fn with(tasks: usize, shape: &Shape) -> Shape {
+    let dims = std::iter::once(tasks).chain(shape.iter().copied());
+    Shape::from(dims.collect::<Vec<_>>())
+}
+
+fn float(data: TensorData, device: &Device) -> DispatchTensor {
+    let (shape, dtype) = (data.shape().clone(), data.dtype());
+    let flat = Shape::new([shape.num_elements()]);
+    let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
+    let tensor = Tensor::<1>::from_data(data, (device, dtype)).into_dispatch();
+    Dispatch::float_reshape(tensor, shape)
+}
+
+/// Elementwise operations, in any layout.
+macro_rules! unary {
+    ($self:ident, $op:ident, $function:expr) => {{
+        let value = $self.take(&$op.input)?;
+        let tensor = $function(value.tensor);
+        $self.put(&$op.out, tensor, value.joined);
+    }};
+}
+
+/// The same with a number.
+macro_rules! scalar {
+    ($self:ident, $op:ident, $function:expr) => {{
+        let value = $self.take(&$op.lhs)?;
+        let tensor = $function(value.tensor, $op.rhs.into());
+        $self.put(&$op.out, tensor, value.joined);
+    }};
+}
+
+/// Elementwise operations of two tensors.
+macro_rules! binary {
+    ($self:ident, $op:ident, $function:expr) => {{
+        let (lhs, rhs, joined) = $self.pair(&$op.lhs, &$op.rhs)?;
+        let tensor = $function(lhs, rhs);
+        $self.put(&$op.out, tensor, joined);
+    }};
+}
+
+/// Operations that are there for tensors of each kind.
+macro_rules! base {
+    ($self:ident, $op:expr, $reshape:ident, $swap:ident, $permute:ident, $flip:ident, $expand:ident, $slice:ident,
+     $gather:ident, $where:ident, $fill:ident, $repeat:ident, $cat:ident, $equal:expr,
+     $equal_elem:expr, $not_equal:expr, $not_equal_elem:expr, $cast:expr) => {
+        match $op {
+            BaseOperationIr::Reshape(op) => {
+                let tensor = $self.leading(&op.input)?;
+                let shape = with($self.tasks, &op.out.shape);
+                $self.put(&op.out, Dispatch::$reshape(tensor, shape), false);
+            }
+            BaseOperationIr::SwapDims(op) => {
+                let tensor = $self.leading(&op.input)?;
+                let tensor = Dispatch::$swap(tensor, op.dim1 + 1, op.dim2 + 1);
+                $self.put(&op.out, tensor, false);
+            }
+            BaseOperationIr::Permute(op) => {
+                let tensor = $self.leading(&op.input)?;
+                let axes = std::iter::once(0).chain(op.axes.iter().map(|axis| axis + 1));
+                let tensor = Dispatch::$permute(tensor, &Vec::from_iter(axes));
+                $self.put(&op.out, tensor, false);
+            }
+            BaseOperationIr::Flip(op) => {
+                let tensor = $self.leading(&op.input)?;
+                let axes = Vec::from_iter(op.axes.iter().map(|axis| axis + 1));
+                $self.put(&op.out, Dispatch::$flip(tensor, &axes), false);
+            }
+            BaseOperationIr::Expand(op) => {
+                let tensor = $self.leading(&op.input)?;
+                // What has fewer dimensions than its copies lacks the first of them.
+                let missing = op.out.shape.num_dims() - op.input.shape.num_dims();
+                let dims = std::iter::once($self.tasks)
+                    .chain(std::iter::repeat_n(1, missing))
+                    .chain(op.input.shape.iter().copied());
+                let tensor = Dispatch::$reshape(tensor, Shape::from(Vec::from_iter(dims)));
+                let shape = with($self.tasks, &op.out.shape);
+                $self.put(&op.out, Dispatch::$expand(tensor, shape), false);
+            }
+            BaseOperationIr::Slice(op) => {
+                let tensor = $self.leading(&op.tensor)?;
+                let all = Slice::new(0, None, 1);
+                let slices = Vec::from_iter(std::iter::once(all).chain(op.ranges.iter().copied()));
+                $self.put(&op.out, Dispatch::$slice(tensor, &slices), false);
+            }
+            BaseOperationIr::Gather(GatherOpIr {
+                tensor,
+                dim,
+                indices,
+                out,
+            }) => {
+                let tensor = $self.leading(tensor)?;
+                let indices = $self.leading(indices)?;
+                $self.put(out, Dispatch::$gather(dim + 1, tensor, indices), false);
+            }
+            BaseOperationIr::Select(SelectOpIr {
+                tensor,
+                dim,
+                indices,
+                out,
+            }) => {
+                // Each task has indices of its own: what is selected is gathered.
+                let tensor = $self.leading(tensor)?;
+                let indices = $self.leading(indices)?;
+                let mut dims = vec![1; out.shape.num_dims() + 1];
+                (dims[0], dims[dim + 1]) = ($self.tasks, out.shape[*dim]);
+                let indices = Dispatch::int_reshape(indices, Shape::from(dims));
+                let indices = Dispatch::int_expand(indices, with($self.tasks, &out.shape));
+                $self.put(out, Dispatch::$gather(dim + 1, tensor, indices), false);
+            }
+            BaseOperationIr::MaskWhere(op) => {
+                let tensor = $self.leading(&op.tensor)?;
+                let (mask, value) = ($self.leading(&op.mask)?, $self.leading(&op.value)?);
+                $self.put(&op.out, Dispatch::$where(tensor, mask, value), false);
+            }
+            BaseOperationIr::MaskFill(op) => {
+                let (tensor, mask, joined) = $self.pair(&op.tensor, &op.mask)?;
+                let tensor = Dispatch::$fill(tensor, mask, op.value.into());
+                $self.put(&op.out, tensor, joined);
+            }
+            BaseOperationIr::RepeatDim(op) => {
+                let tensor = $self.leading(&op.tensor)?;
+                let tensor = Dispatch::$repeat(tensor, op.dim + 1, op.times);
+                $self.put(&op.out, tensor, false);
+            }
+            BaseOperationIr::Cat(CatOpIr { tensors, dim, out }) => {
+                let tensors = tensors.iter().map(|t| $self.leading(t));
+                let tensors = tensors.collect::<Result<_, _>>()?;
+                $self.put(out, Dispatch::$cat(tensors, dim + 1), false);
+            }
+            BaseOperationIr::Equal(op) => {
+                let dtype = $self.bools();
+                binary!($self, op, |lhs, rhs| $equal(lhs, rhs, dtype))
+            }
+            BaseOperationIr::NotEqual(op) => {
+                let dtype = $self.bools();
+                binary!($self, op, |lhs, rhs| $not_equal(lhs, rhs, dtype))
+            }
+            BaseOperationIr::EqualElem(op) => {
+                let dtype = $self.bools();
+                scalar!($self, op, |lhs, rhs| $equal_elem(lhs, rhs, dtype))
+            }
+            BaseOperationIr::NotEqualElem(op) => {
+                let dtype = $self.bools();
+                scalar!($self, op, |lhs, rhs| $not_equal_elem(lhs, rhs, dtype))
+            }
+            BaseOperationIr::Cast(op) => unary!($self, op, |t| $cast(t, op.out.dtype)),
+            op => return Err(Unstackable::no_rule(op)),
+        }
+    };
+}
+
+impl Player {
+    pub fn new(
+        tasks: usize,
+        device: &Device,
+        types: Types,
+        norms: HashMap<TensorId, Normalization>,
+    ) -> Self {
+        Self {
+            tasks,
+            device: device.clone(),
+            types,
+            values: HashMap::new(),
+            norms,
+            statistics: HashMap::new(),
+        }
+    }
+
+    /// Gives a tensor of the record a value of shape `[tasks, ..]`.
+    pub fn bind(&mut self, id: TensorId, tensor: DispatchTensor) {
+        let joined = false;
+        self.values.insert(id, Value { tensor, joined });
+    }
+
+    /// Gives a constant of the record its values, one for each task.
+    pub fn upload(&mut self, id: TensorId, data: TensorData) -> Result<(), Unstackable> {
+        let (shape, dtype) = (data.shape().clone(), data.dtype());
+        let tensor = match dtype {
+            dtype if dtype.is_float() => float(data, &self.device),
+            dtype if dtype.is_int() || dtype.is_uint() => {
+                let flat = Shape::new([shape.num_elements()]);
+                let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
+                let tensor = Tensor::<1, Int>::from_data(data, &self.device).into_dispatch();
+                Dispatch::int_reshape(tensor, shape)
+            }
+            dtype => return Err(Unstackable::new(format!("constants of {dtype:?}"))),
+        };
+        self.bind(id, tensor);
+        Ok(())
+    }
+
+    /// The value of a tensor of the record, of shape `[tasks, ..]`.
+    pub fn value(&mut self, tensor: &TensorIr) -> Result<DispatchTensor, Unstackable> {
+        self.leading(tensor)
+    }
+
+    fn take(&mut self, tensor: &TensorIr) -> Result<Value, Unstackable> {
+        let value = match tensor.status {
+            // Whoever reads it last may write over it.
+            TensorStatus::ReadWrite => self.values.remove(&tensor.id),
+            _ => self.values.get(&tensor.id).cloned(),
+        };
+        value.ok_or_else(|| Unstackable::new("a tensor that the record does not have".into()))
+    }
+
+    fn put(&mut self, out: &TensorIr, tensor: DispatchTensor, joined: bool) {
+        self.values.insert(out.id, Value { tensor, joined });
+    }
+
+    /// With the tasks as the first dimension.
+    fn leading(&mut self, tensor: &TensorIr) -> Result<DispatchTensor, Unstackable> {
+        let value = self.take(tensor)?;
+        Ok(self.lead(value, &tensor.shape))
+    }
+
+    fn lead(&self, value: Value, shape: &Shape) -> DispatchTensor {
+        if !value.joined {
+            return value.tensor;
+        }
+        let dims = [shape[0], self.tasks].into_iter();
+        let dims = dims.chain(shape.iter().skip(1).copied());
+        let shape = Shape::from(Vec::from_iter(dims));
+        match value.tensor.dtype() {
+            dtype if dtype.is_bool() => {
+                let tensor = Dispatch::bool_reshape(value.tensor, shape);
+                Dispatch::bool_swap_dims(tensor, 0, 1)
+            }
+            dtype if dtype.is_float() => {
+                let tensor = Dispatch::float_reshape(value.tensor, shape);
+                Dispatch::float_swap_dims(tensor, 0, 1)
+            }
+            _ => {
+                let tensor = Dispatch::int_reshape(value.tensor, shape);
+                Dispatch::int_swap_dims(tensor, 0, 1)
+            }
+        }
+    }
+
+    /// A tensor of at least two dimensions with the tasks as channels.
+    fn joined(&mut self, tensor: &TensorIr) -> Result<DispatchTensor, Unstackable> {
+        let value = self.take(tensor)?;
+        if value.joined {
+            return Ok(value.tensor);
+        }
+        let shape = &tensor.shape;
+        let dims = [shape[0], self.tasks * shape[1]].into_iter();
+        let dims = dims.chain(shape.iter().skip(2).copied());
+        let swapped = Dispatch::float_swap_dims(value.tensor, 0, 1);
+        Ok(Dispatch::float_reshape(
+            swapped,
+            Shape::from(Vec::from_iter(dims)),
+        ))
+    }
+
+    /// Two tensors in the same layout.
+    fn pair(
+        &mut self,
+        lhs: &TensorIr,
+        rhs: &TensorIr,
+    ) -> Result<(DispatchTensor, DispatchTensor, bool), Unstackable> {
+        // The first is read before the last reader may take it away.
+        let left = match lhs.id == rhs.id {
+            true => self.values.get(&lhs.id).cloned(),
+            false => None,
+        };
+        let left = left.map_or_else(|| self.take(lhs), Ok)?;
+        let right = self.take(rhs)?;
+        if left.joined && right.joined && lhs.shape == rhs.shape {
+            return Ok((left.tensor, right.tensor, true));
+        }
+        let (left, right) = (self.lead(left, &lhs.shape), self.lead(right, &rhs.shape));
+        Ok((left, right, false))
+    }
+
+    fn ints(&self) -> IntDType {
+        self.types.ints
+    }
+
+    fn bools(&self) -> BoolDType {
+        self.types.bools
+    }
+
+    /// Plays one operation.
+    pub fn play(&mut self, op: &OperationIr) -> Result<(), Unstackable> {
+        match op {
+            OperationIr::Drop(tensor) => {
+                self.values.remove(&tensor.id);
+            }
+            // What it is of was bound before.
+            OperationIr::Init(_) => {}
+            OperationIr::BaseFloat(BaseOperationIr::Zeros(op)) => {
+                self.fill(&op.out, ScalarIr::Float(0.0))
+            }
+            OperationIr::BaseFloat(BaseOperationIr::Ones(op)) => {
+                self.fill(&op.out, ScalarIr::Float(1.0))
+            }
+            OperationIr::NumericFloat(_, NumericOperationIr::Full(op)) => {
+                self.fill(&op.out, op.value)
+            }
+            OperationIr::BaseFloat(op) => base!(
+                self,
+                op,
+                float_reshape,
+                float_swap_dims,
+                float_permute,
+                float_flip,
+                float_expand,
+                float_slice,
+                float_gather,
+                float_mask_where,
+                float_mask_fill,
+                float_repeat_dim,
+                float_cat,
+                Dispatch::float_equal,
+                Dispatch::float_equal_elem,
+                Dispatch::float_not_equal,
+                Dispatch::float_not_equal_elem,
+                |t, dtype: DType| Dispatch::float_cast(t, dtype.into())
+            ),
+            OperationIr::BaseInt(op) => base!(
+                self,
+                op,
+                int_reshape,
+                int_swap_dims,
+                int_permute,
+                int_flip,
+                int_expand,
+                int_slice,
+                int_gather,
+                int_mask_where,
+                int_mask_fill,
+                int_repeat_dim,
+                int_cat,
+                Dispatch::int_equal,
+                Dispatch::int_equal_elem,
+                Dispatch::int_not_equal,
+                Dispatch::int_not_equal_elem,
+                |t, _| t
+            ),
+            OperationIr::BaseBool(op) => base!(
+                self,
+                op,
+                bool_reshape,
+                bool_swap_dims,
+                bool_permute,
+                bool_flip,
+                bool_expand,
+                bool_slice,
+                bool_gather,
+                bool_mask_where,
+                bool_mask_fill,
+                bool_repeat_dim,
+                bool_cat,
+                |lhs, rhs, _| Dispatch::bool_equal(lhs, rhs),
+                |lhs, rhs, _| Dispatch::bool_equal_elem(lhs, rhs),
+                |lhs, rhs, _| Dispatch::bool_not_equal(lhs, rhs),
+                |lhs, rhs, _| Dispatch::bool_not_equal_elem(lhs, rhs),
+                |t, _| t
+            ),
+            OperationIr::NumericFloat(_, op) => self.numeric_float(op)?,
+            OperationIr::NumericInt(_, op) => self.numeric_int(op)?,
+            OperationIr::Float(_, op) => self.float(op)?,
+            OperationIr::Int(IntOperationIr::IntoFloat(op)) => {
+                unary!(self, op, |t| Dispatch::int_into_float(
+                    t,
+                    op.out.dtype.into()
+                ))
+            }
+            OperationIr::Bool(op) => self.bool(op)?,
+            OperationIr::Activation(op) => self.activation(op)?,
+            OperationIr::Module(op) => self.module(op)?,
+            op => return Err(Unstackable::no_rule(op)),
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, out: &TensorIr, value: ScalarIr) {
+        let shape = with(self.tasks, &out.shape);
+        let count = [shape.num_elements()];
+        let device = (&self.device, out.dtype);
+        let tensor = Tensor::<1>::full(count, value.elem::<f64>(), device).into_dispatch();
+        self.put(out, Dispatch::float_reshape(tensor, shape), false);
+    }
+
+    fn numeric_float(&mut self, op: &NumericOperationIr) -> Result<(), Unstackable> {
+        use NumericOperationIr as Op;
+        let bools = self.bools();
+        match op {
+            Op::Add(op) => binary!(self, op, Dispatch::float_add),
+            Op::Sub(op) => binary!(self, op, Dispatch::float_sub),
+            Op::Mul(op) => binary!(self, op, Dispatch::float_mul),
+            Op::Div(op) => binary!(self, op, Dispatch::float_div),
+            Op::Rem(op) => binary!(self, op, Dispatch::float_remainder),
+            Op::AddScalar(op) => scalar!(self, op, Dispatch::float_add_scalar),
+            Op::SubScalar(op) => scalar!(self, op, Dispatch::float_sub_scalar),
+            Op::MulScalar(op) => scalar!(self, op, Dispatch::float_mul_scalar),
+            Op::DivScalar(op) => scalar!(self, op, Dispatch::float_div_scalar),
+            Op::RemScalar(op) => scalar!(self, op, Dispatch::float_remainder_scalar),
+            Op::PowiScalar(op) => scalar!(self, op, Dispatch::float_powi_scalar),
+            Op::ClampMin(op) => scalar!(self, op, Dispatch::float_clamp_min),
+            Op::ClampMax(op) => scalar!(self, op, Dispatch::float_clamp_max),
+            Op::Clamp(op) => {
+                let value = self.take(&op.tensor)?;
+                let tensor = Dispatch::float_clamp(value.tensor, op.min.into(), op.max.into());
+                self.put(&op.out, tensor, value.joined);
+            }
+            Op::Abs(op) => unary!(self, op, Dispatch::float_abs),
+            Op::Neg(op) => unary!(self, op, Dispatch::float_neg),
+            Op::Sign(op) => unary!(self, op, Dispatch::float_sign),
+            Op::Mean(op) => self.reduce_all(&op.input, &op.out, Dispatch::float_mean_dim)?,
+            Op::Sum(op) => self.reduce_all(&op.input, &op.out, Dispatch::float_sum_dim)?,
+            Op::Max(op) => self.reduce_all(&op.input, &op.out, Dispatch::float_max_dim)?,
+            Op::Min(op) => self.reduce_all(&op.input, &op.out, Dispatch::float_min_dim)?,
+            Op::MeanDim(op) => self.reduce(op, Dispatch::float_mean_dim)?,
+            Op::SumDim(op) => self.reduce(op, Dispatch::float_sum_dim)?,
+            Op::ProdDim(op) => self.reduce(op, Dispatch::float_prod_dim)?,
+            Op::MaxDim(op) => self.reduce(op, Dispatch::float_max_dim)?,
+            Op::MinDim(op) => self.reduce(op, Dispatch::float_min_dim)?,
+            Op::SumDims(op) => {
+                let tensor = self.leading(&op.input)?;
+                let axes = Vec::from_iter(op.axes.iter().map(|axis| axis + 1));
+                self.put(&op.out, Dispatch::float_sum_dims(tensor, &axes), false);
+            }
+            Op::CumSum(op) => {
+                let tensor = self.leading(&op.input)?;
+                self.put(&op.out, Dispatch::float_cumsum(tensor, op.axis + 1), false);
+            }
+            Op::ArgMax(op) => {
+                let ints = self.ints();
+                self.reduce(op, |t, axis| Dispatch::float_argmax(t, axis, ints))?;
+            }
+            Op::ArgMin(op) => {
+                let ints = self.ints();
+                self.reduce(op, |t, axis| Dispatch::float_argmin(t, axis, ints))?;
+            }
+            Op::Greater(op) => binary!(self, op, |a, b| Dispatch::float_greater(a, b, bools)),
+            Op::GreaterEqual(op) => {
+                binary!(self, op, |a, b| Dispatch::float_greater_equal(a, b, bools))
+            }
+            Op::Lower(op) => binary!(self, op, |a, b| Dispatch::float_lower(a, b, bools)),
+            Op::LowerEqual(op) => {
+                binary!(self, op, |a, b| Dispatch::float_lower_equal(a, b, bools))
+            }
+            Op::GreaterElem(op) => self.compare(op, Dispatch::float_greater_elem)?,
+            Op::GreaterEqualElem(op) => self.compare(op, Dispatch::float_greater_equal_elem)?,
+            Op::LowerElem(op) => self.compare(op, Dispatch::float_lower_elem)?,
+            Op::LowerEqualElem(op) => self.compare(op, Dispatch::float_lower_equal_elem)?,
+            op => return Err(Unstackable::no_rule(op)),
+        }
+        Ok(())
+    }
+
+    fn numeric_int(&mut self, op: &NumericOperationIr) -> Result<(), Unstackable> {
+        use NumericOperationIr as Op;
+        let bools = self.bools();
+        match op {
+            Op::Add(op) => binary!(self, op, Dispatch::int_add),
+            Op::Sub(op) => binary!(self, op, Dispatch::int_sub),
+            Op::Mul(op) => binary!(self, op, Dispatch::int_mul),
+            Op::AddScalar(op) => scalar!(self, op, Dispatch::int_add_scalar),
+            Op::SubScalar(op) => scalar!(self, op, Dispatch::int_sub_scalar),
+            Op::MulScalar(op) => scalar!(self, op, Dispatch::int_mul_scalar),
+            Op::SumDim(op) => self.reduce(op, Dispatch::int_sum_dim)?,
+            Op::MaxDim(op) => self.reduce(op, Dispatch::int_max_dim)?,
+            Op::Greater(op) => binary!(self, op, |a, b| Dispatch::int_greater(a, b, bools)),
+            Op::Lower(op) => binary!(self, op, |a, b| Dispatch::int_lower(a, b, bools)),
+            op => return Err(Unstackable::no_rule(op)),
+        }
+        Ok(())
+    }
+
+    fn float(&mut self, op: &FloatOperationIr) -> Result<(), Unstackable> {
+        use FloatOperationIr as Op;
+        let ints = self.ints();
+        match op {
+            Op::Exp(op) => unary!(self, op, Dispatch::float_exp),
+            Op::Log(op) => unary!(self, op, Dispatch::float_log),
+            Op::Log1p(op) => unary!(self, op, Dispatch::float_log1p),
+            Op::Erf(op) => unary!(self, op, Dispatch::float_erf),
+            Op::Sqrt(op) => unary!(self, op, Dispatch::float_sqrt),
+            Op::Cos(op) => unary!(self, op, Dispatch::float_cos),
+            Op::Sin(op) => unary!(self, op, Dispatch::float_sin),
+            Op::Tanh(op) => unary!(self, op, Dispatch::float_tanh),
+            Op::Recip(op) => unary!(self, op, Dispatch::float_recip),
+            Op::Floor(op) => unary!(self, op, Dispatch::float_floor),
+            Op::PowfScalar(op) => scalar!(self, op, Dispatch::float_powf_scalar),
+            Op::Powf(op) => binary!(self, op, Dispatch::float_powf),
+            Op::IntoInt(op) => unary!(self, op, |t| Dispatch::float_into_int(t, ints)),
+            Op::Matmul(op) => {
+                let (lhs, rhs) = (self.leading(&op.lhs)?, self.leading(&op.rhs)?);
+                self.put(&op.out, Dispatch::float_matmul(lhs, rhs), false);
+            }
+            op => return Err(Unstackable::no_rule(op)),
+        }
+        Ok(())
+    }
+
+    fn bool(&mut self, op: &BoolOperationIr) -> Result<(), Unstackable> {
+        use BoolOperationIr as Op;
+        let ints = self.ints();
+        match op {
+            Op::IntoFloat(op) => {
+                unary!(self, op, |t| Dispatch::bool_into_float(
+                    t,
+                    op.out.dtype.into()
+                ))
+            }
+            Op::IntoInt(op) => unary!(self, op, |t| Dispatch::bool_into_int(t, ints)),
+            Op::Not(op) => unary!(self, op, Dispatch::bool_not),
+            Op::And(op) => binary!(self, op, Dispatch::bool_and),
+            Op::Or(op) => binary!(self, op, Dispatch::bool_or),
+            Op::Xor(op) => binary!(self, op, Dispatch::bool_xor),
+        }
+        Ok(())
+    }
+
+    fn activation(&mut self, op: &ActivationOperationIr) -> Result<(), Unstackable> {
+        use ActivationOperationIr as Op;
+        match op {
+            Op::Relu(op) => unary!(self, op, Dispatch::relu),
+            Op::Gelu(op) => unary!(self, op, Dispatch::gelu),
+            Op::Sigmoid(op) => unary!(self, op, Dispatch::sigmoid),
+            Op::LogSigmoid(op) => unary!(self, op, Dispatch::log_sigmoid),
+            Op::LeakyRelu(op) => scalar!(self, op, Dispatch::leaky_relu),
+            Op::HardSigmoid(op) => {
+                let value = self.take(&op.tensor)?;
+                let (alpha, beta) = (op.alpha.into(), op.beta.into());
+                let tensor = Dispatch::hard_sigmoid(value.tensor, alpha, beta);
+                self.put(&op.out, tensor, value.joined);
+            }
+            Op::Softmax(op) => {
+                let tensor = self.leading(&op.input)?;
+                self.put(&op.out, Dispatch::softmax(tensor, op.axis + 1), false);
+            }
+            Op::LogSoftmax(op) => {
+                let tensor = self.leading(&op.input)?;
+                self.put(&op.out, Dispatch::log_softmax(tensor, op.axis + 1), false);
+            }
+            op => return Err(Unstackable::no_rule(op)),
+        }
+        Ok(())
+    }
+
+    fn module(&mut self, op: &ModuleOperationIr) -> Result<(), Unstackable> {
+        use ModuleOperationIr as Op;
+        match op {
+            Op::Linear(op) => self.linear(op)?,
+            Op::BatchNorm(op) => self.batch_norm(op)?,
+            Op::Conv2d(op) => {
+                let x = self.joined(&op.x)?;
+                let (weight, bias) = self.filters(&op.weight, op.bias.as_ref())?;
+                let mut options: ConvOptions<2> = op.options.clone().into();
+                options.groups *= self.tasks;
+                self.put(&op.out, Dispatch::conv2d(x, weight, bias, options), true);
+            }
+            Op::Conv1d(op) => {
+                let x = self.joined(&op.x)?;
+                let (weight, bias) = self.filters(&op.weight, op.bias.as_ref())?;
+                let mut options: ConvOptions<1> = op.options.clone().into();
+                options.groups *= self.tasks;
+                self.put(&op.out, Dispatch::conv1d(x, weight, bias, options), true);
+            }
+            Op::MaxPool2d(op) => {
+                let x = self.joined(&op.x)?;
+                let y = Dispatch::max_pool2d(
+                    x,
+                    op.kernel_size,
+                    op.stride,
+                    op.padding,
+                    op.dilation,
+                    op.ceil_mode,
+                );
+                self.put(&op.out, y, true);
+            }
+            Op::AvgPool2d(op) => {
+                let x = self.joined(&op.x)?;
+                let y = Dispatch::avg_pool2d(
+                    x,
+                    op.kernel_size,
+                    op.stride,
+                    op.padding,
+                    op.count_include_pad,
+                    op.ceil_mode,
+                );
+                self.put(&op.out, y, true);
+            }
+            Op::AdaptiveAvgPool2d(op) => {
+                let x = self.joined(&op.x)?;
+                self.put(
+                    &op.out,
+                    Dispatch::adaptive_avg_pool2d(x, op.output_size),
+                    true,
+                );
+            }
+            Op::Embedding(op) => {
+                let weights = self.leading(&op.weights)?;
+                let indices = self.leading(&op.indices)?;
+                let (tasks, size) = (self.tasks, op.weights.shape[1]);
+                let count = op.indices.shape.num_elements();
+                let indices = Dispatch::int_reshape(indices, Shape::new([tasks, count, 1]));
+                let indices = Dispatch::int_expand(indices, Shape::new([tasks, count, size]));
+                let rows = Dispatch::float_gather(1, weights, indices);
+                let rows = Dispatch::float_reshape(rows, with(tasks, &op.out.shape));
+                self.put(&op.out, rows, false);
+            }
+            Op::LayerNorm(op) => {
+                let x = self.leading(&op.input)?;
+                let rank = op.input.shape.num_dims();
+                let size = op.input.shape[rank - 1];
+                let mut dims = vec![1; rank + 1];
+                (dims[0], dims[rank]) = (self.tasks, size);
+                let centered =
+                    Dispatch::float_sub(x.clone(), Dispatch::float_mean_dim(x.clone(), rank));
+                let square = Dispatch::float_mul(centered.clone(), centered.clone());
+                let variance = Dispatch::float_mean_dim(square, rank);
+                let variance = Dispatch::float_add_scalar(variance, op.epsilon.into());
+                let normal = Dispatch::float_div(centered, Dispatch::float_sqrt(variance));
+                let gamma = self.leading(&op.gamma)?;
+                let gamma = Dispatch::float_reshape(gamma, Shape::from(dims.clone()));
+                let mut y = Dispatch::float_mul(normal, gamma);
+                if let Some(beta) = &op.beta {
+                    let beta = self.leading(beta)?;
+                    let beta = Dispatch::float_reshape(beta, Shape::from(dims));
+                    y = Dispatch::float_add(y, beta);
+                }
+                self.put(&op.out, y, false);
+            }
+            op => return Err(Unstackable::no_rule(op)),
+        }
+        Ok(())
+    }
+
+    /// Filters of all tasks, one behind the other.
+    fn filters(
+        &mut self,
+        weight: &TensorIr,
+        bias: Option<&TensorIr>,
+    ) -> Result<(DispatchTensor, Option<DispatchTensor>), Unstackable> {
+        let mut dims = Vec::from_iter(weight.shape.iter().copied());
+        dims[0] *= self.tasks;
+        let filters = dims[0];
+        let weight = self.leading(weight)?;
+        let weight = Dispatch::float_reshape(weight, Shape::from(dims));
+        let bias = bias.map(|bias| {
+            let bias = self.leading(bias)?;
+            Ok(Dispatch::float_reshape(bias, Shape::new([filters])))
+        });
+        Ok((weight, bias.transpose()?))
+    }
+
+    fn linear(&mut self, op: &LinearOpIr) -> Result<(), Unstackable> {
+        let tasks = self.tasks;
+        let [inputs, outputs] = [op.weight.shape[0], op.weight.shape[1]];
+        let rows = op.x.shape.num_elements() / inputs.max(1);
+        let x = self.leading(&op.x)?;
+        let x = Dispatch::float_reshape(x, Shape::new([tasks, rows, inputs]));
+        let mut y = Dispatch::float_matmul(x, self.leading(&op.weight)?);
+        if let Some(bias) = &op.bias {
+            let bias = self.leading(bias)?;
+            let bias = Dispatch::float_reshape(bias, Shape::new([tasks, 1, outputs]));
+            y = Dispatch::float_add(y, bias);
+        }
+        let y = Dispatch::float_reshape(y, with(tasks, &op.out.shape));
+        self.put(&op.out, y, false);
+        Ok(())
+    }
+
+    fn batch_norm(&mut self, op: &BatchNormOpIr) -> Result<(), Unstackable> {
+        let channels = Shape::new([self.tasks * op.gamma.shape[0]]);
+        let x = self.joined(&op.x)?;
+        let gamma = Dispatch::float_reshape(self.leading(&op.gamma)?, channels.clone());
+        let beta = Dispatch::float_reshape(self.leading(&op.beta)?, channels);
+        let epsilon = op.epsilon.elem();
+        let y = match self.norms.get(&op.mean.id) {
+            Some(Normalization::Batch) => {
+                let normal = Dispatch::batch_norm_train(x, gamma, beta, epsilon);
+                let (mean, variance) = (normal.mean, normal.variance);
+                let statistics = BatchStatistics { mean, variance };
+                self.statistics.insert(op.mean.id, statistics);
+                normal.output
+            }
+            Some(Normalization::Running(mean, variance)) => {
+                let (mean, variance) = (mean.clone(), variance.clone());
+                Dispatch::batch_norm(x, gamma, beta, mean, variance, epsilon)
+            }
+            None => {
+                let why = "normalization by what is not the model's running statistics";
+                return Err(Unstackable::new(why.into()));
+            }
+        };
+        self.put(&op.out, y, true);
+        Ok(())
+    }
+
+    fn reduce(
+        &mut self,
+        op: &ReduceDimOpIr,
+        reduce: impl Fn(DispatchTensor, usize) -> DispatchTensor,
+    ) -> Result<(), Unstackable> {
+        let tensor = self.leading(&op.input)?;
+        self.put(&op.out, reduce(tensor, op.axis + 1), false);
+        Ok(())
+    }
+
+    /// To one number for each task.
+    fn reduce_all(
+        &mut self,
+        input: &TensorIr,
+        out: &TensorIr,
+        reduce: impl Fn(DispatchTensor, usize) -> DispatchTensor,
+    ) -> Result<(), Unstackable> {
+        let flat = Shape::new([self.tasks, input.shape.num_elements()]);
+        let tensor = Dispatch::float_reshape(self.leading(input)?, flat);
+        self.put(out, reduce(tensor, 1), false);
+        Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        op: &ScalarOpIr,
+        compare: impl Fn(DispatchTensor, burn::tensor::Scalar, BoolDType) -> DispatchTensor,
+    ) -> Result<(), Unstackable> {
+        let bools = self.bools();
+        scalar!(self, op, |lhs, rhs| compare(lhs, rhs, bools));
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! A task's step, recorded.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use burn::backend::ir::{GraphIr, IrVisitorMut, OperationIr, TensorId, TensorIr};
+use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use super::Unstackable;
+use crate::error::TaskError;
+use crate::tasks::task::StepLoss;
+
+/// A step as operations. Tensors are numbered in the order in which they appear, so that equal steps are equal.
+pub(super) struct Record {
+    pub operations: Vec<OperationIr>,
+    /// The model's tensors of floating-point numbers, in the order in which they are visited; `None` where the step does not
+    /// read one.
+    pub floats: Vec<Option<TensorId>>,
+    /// What the step brought along, such as its batch.
+    pub constants: Vec<(TensorId, TensorData)>,
+    pub loss: TensorIr,
+    pub accuracy: Option<TensorIr>,
+}
+
+/// A device to record on. They are few, and are used again.
+pub(crate) struct Recorder {
+    device: Device,
+}
+
+static IDLE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+
+impl Recorder {
+    pub fn new() -> Self {
+        let idle = IDLE.lock().ok().and_then(|mut idle| idle.pop());
+        Self {
+            device: idle.unwrap_or_else(Device::capture),
+        }
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Sets a task up for the device, on which no tensor can be made before there is a step.
+    pub fn fence<T>(set_up: impl FnOnce() -> T) -> Result<T, Unstackable> {
+        fenced(set_up)
+    }
+
+    /// Records `step`, which is given a copy of `model` on the device.
+    pub(super) fn record<M: Module>(
+        &self,
+        model: &M,
+        step: impl FnOnce(&M) -> Result<StepLoss, TaskError>,
+    ) -> Result<Record, TaskError> {
+        let mut result = None;
+        let mut floats = Vec::new();
+        let captured = fenced(|| {
+            self.device.capture_scope(|scope| {
+                let mut blank = Blank {
+                    device: &self.device,
+                    floats: Vec::new(),
+                };
+                let copy = model.valid().map(&mut blank);
+                let copy = copy.to_device(&self.device);
+                floats = blank.floats;
+                let step = step(&copy);
+                let outputs = match &step {
+                    Err(_) => Vec::new(),
+                    Ok(step) => std::iter::once(&step.loss)
+                        .chain(&step.accuracy)
+                        .filter_map(|tensor| id(&tensor.clone().into_dispatch()))
+                        .collect(),
+                };
+                result = Some(step);
+                scope.complete([], outputs)
+            })
+        });
+        let captured = captured?.map_err(|error| Unstackable::new(error.to_string()))?;
+        let nothing = || Err(Unstackable::new("nothing was recorded".into()).into());
+        let step = result.unwrap_or_else(nothing)?;
+        if step.score.is_some() {
+            return Err(Unstackable::new("a task with a score of its own".into()).into());
+        }
+        let GraphIr {
+            mut operations,
+            outputs,
+            ..
+        } = captured.graph;
+        let mut numbers = Numbers::default();
+        for operation in &mut operations {
+            operation.visit_mut(&mut numbers);
+        }
+        let known = |id: &TensorId| numbers.ids.get(id).copied();
+        let mut constants = captured.values.into_iter();
+        let mut constants = Vec::from_iter(
+            constants
+                .by_ref()
+                .filter_map(|(id, data)| Some((known(&id)?, data))),
+        );
+        constants.sort_by_key(|(id, _)| *id);
+        let mut outputs = outputs.iter().map(|id| {
+            let id = known(id)?;
+            numbers.tensors.get(&id).cloned()
+        });
+        let loss = outputs.next().flatten();
+        let loss = loss.ok_or_else(|| Unstackable::new("the loss is a constant".into()))?;
+        let accuracy = step.accuracy.as_ref().and(outputs.next().flatten());
+        Ok(Record {
+            operations,
+            floats: floats
+                .iter()
+                .map(|id| id.as_ref().and_then(known))
+                .collect(),
+            constants,
+            loss,
+            accuracy,
+        })
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Ok(mut idle) = IDLE.lock() {
+            idle.push(self.device.clone());
+        }
+    }
+}
+
+/// What a task or a model cannot do on a device that computes nothing ends in a panic of Burn's, such as reading a value.
+fn fenced<T>(work: impl FnOnce() -> T) -> Result<T, Unstackable> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied());
+        Unstackable::new(said.unwrap_or("a step that cannot be recorded").to_string())
+    })
+}
+
+/// The number that a tensor is recorded under.
+fn id(tensor: &DispatchTensor) -> Option<TensorId> {
+    match &tensor.kind {
+        DispatchTensorKind::Capture(BackendTensor::Float(tensor)) => Some(tensor.id()),
+        _ => None,
+    }
+}
+
+/// Puts tensors without values in the place of a model's.
+struct Blank<'a> {
+    device: &'a Device,
+    floats: Vec<Option<TensorId>>,
+}
+
+impl ModuleMapper for Blank<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id_of_param, tensor, mapper) = param.consume();
+        let blank = Tensor::<D>::zeros(tensor.dims(), (self.device, tensor.dtype()));
+        self.floats.push(id(&blank.clone().into_dispatch()));
+        Param::from_mapped_value(id_of_param, blank, mapper)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        param.map(|tensor| tensor.to_device(self.device))
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        param.map(|tensor| tensor.to_device(self.device))
+    }
+}
+
+/// Numbers tensors in the order in which they appear.
+#[derive(Default)]
+struct Numbers {
+    ids: HashMap<TensorId, TensorId>,
+    /// As each was when it was last used.
+    tensors: HashMap<TensorId, TensorIr>,
+}
+
+impl IrVisitorMut for Numbers {
+    fn visit_tensor_mut(&mut self, tensor: &mut TensorIr) {
+        let next = TensorId::new(self.ids.len() as u64);
+        tensor.id = *self.ids.entry(tensor.id).or_insert(next);
+        self.tensors.insert(tensor.id, tensor.clone());
+    }
+}

@@ -1,0 +1,385 @@
+//! Several tasks as one.
+
+use std::collections::HashMap;
+
+use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{Dispatch, DispatchTensor};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Shape, Tensor, TensorData};
+
+use super::Unstackable;
+use super::play::{BatchStatistics, Normalization, Player, Types};
+use super::record::{Record, Recorder};
+use super::stack::{Floats, stack, unstack};
+use crate::error::{Error, TaskError};
+use crate::space::copy::task_copy;
+use crate::space::params::{ParamSpace, ParamVector, read_back};
+use crate::tasks::task::{StepLoss, Task};
+
+/// What a record does not say of a model, found out at a first step: how its layers of batch-normalization keep their
+/// statistics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    /// Of each layer.
+    momenta: Vec<f64>,
+}
+
+/// Several tasks of equal shapes, trained as one: a [`Task`] for the stacked model, whose losses have shape `[tasks]`.
+pub(crate) struct StackedTask<M, T> {
+    tasks: Vec<T>,
+    recorder: Recorder,
+    /// A model of one task.
+    like: M,
+    floats: Floats,
+    device: Device,
+    types: Types,
+    plan: Plan,
+    /// Running mean and variance of each layer of batch-normalization, of shape `[tasks * channels]`.
+    running: Vec<[Tensor<1>; 2]>,
+    /// What the first record was, which all others have to be as well.
+    first: Option<Vec<OperationIr>>,
+    /// Statistics of the newest batch.
+    statistics: Vec<Option<[Tensor<1>; 2]>>,
+}
+
+/// How far a number may be from what it is without stacking, which sums up in another order.
+const TOLERANCE: f64 = 1e-3;
+
+impl<M: Module, T: Task<M>> StackedTask<M, T> {
+    /// Stacks `tasks`, which were set up on the device of `recorder`, and the models that they start from.
+    pub fn new(
+        recorder: Recorder,
+        tasks: Vec<T>,
+        models: &[M],
+        plan: Plan,
+    ) -> Result<(Self, M), Unstackable> {
+        let [like, ..] = models else {
+            return Err(Unstackable::new("no task at all".into()));
+        };
+        let floats = Floats::of(like);
+        let stacked = stack(models, &floats)?;
+        let device = stacked.devices().remove(0);
+        let values = flat_floats(&stacked);
+        let running = floats
+            .norms
+            .iter()
+            .map(|norm| [norm.mean, norm.variance].map(|place| values[place].clone()));
+        let stacked_task = Self {
+            tasks,
+            recorder,
+            like: like.clone(),
+            running: running.collect(),
+            statistics: vec![None; floats.norms.len()],
+            floats,
+            types: Types::of(&device),
+            device,
+            plan,
+            first: None,
+        };
+        Ok((stacked_task, stacked))
+    }
+
+    /// Each task and its trained model.
+    pub fn finish(self, stacked: &M) -> (Vec<T>, Vec<M>) {
+        struct Place<'a>(HashMap<usize, &'a Tensor<1>>, usize);
+        impl ModuleMapper for Place<'_> {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                self.1 += 1;
+                match self.0.get(&(self.1 - 1)) {
+                    None => param,
+                    Some(value) => {
+                        param.map(|old| Tensor::from_inner((*value).clone().reshape(old.dims())))
+                    }
+                }
+            }
+        }
+        let values = self.floats.norms.iter().zip(&self.running);
+        let values = values
+            .flat_map(|(norm, [mean, variance])| [(norm.mean, mean), (norm.variance, variance)]);
+        let count = self.tasks.len();
+        let stacked = task_copy(stacked).map(&mut Place(values.collect(), 0));
+        let models = (0..count).map(|task| unstack(&stacked, task, count, &self.like));
+        let models = models.collect();
+        (self.tasks, models)
+    }
+
+    fn records(
+        &mut self,
+        step: impl Fn(&mut T, &M) -> Result<StepLoss, TaskError>,
+    ) -> Result<Vec<Record>, TaskError> {
+        let (recorder, like) = (&self.recorder, &self.like);
+        let records = self.tasks.iter_mut();
+        let records = records.map(|task| recorder.record(like, |model| step(task, model)));
+        records.collect()
+    }
+
+    /// Plays a step that was recorded of each task.
+    fn play(&mut self, model: &M, records: Vec<Record>) -> Result<StepLoss, TaskError> {
+        struct Bind<'a> {
+            player: &'a mut Player,
+            tasks: usize,
+            ids: std::slice::Iter<'a, Option<TensorId>>,
+        }
+        impl ModuleVisitor for Bind<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let Some(id) = self.ids.next().copied().flatten() else {
+                    return;
+                };
+                let mut dims = param.val().dims().to_vec();
+                dims[0] /= self.tasks;
+                dims.insert(0, self.tasks);
+                let tensor = param.val().into_dispatch();
+                let tensor = reshape(tensor, dims);
+                self.player.bind(id, tensor);
+            }
+        }
+        let tasks = self.tasks.len();
+        let [record, ..] = &records[..] else {
+            return Err(Unstackable::new("no task at all".into()).into());
+        };
+        let alike = |other: &Record| {
+            other.operations == record.operations
+                && other.loss == record.loss
+                && other.constants.len() == record.constants.len()
+        };
+        if !records.iter().all(alike) {
+            return Err(Unstackable::new("tasks whose steps differ".into()).into());
+        }
+        let norms = self.floats.norms.iter().zip(&self.running);
+        let norms = norms.filter_map(|(norm, [mean, variance])| {
+            let of = |t: &Tensor<1>| Tensor::<1>::from_inner(t.clone()).into_dispatch();
+            let how = match norm.is_training {
+                true => Normalization::Batch,
+                false => Normalization::Running(of(mean), of(variance)),
+            };
+            Some((record.floats[norm.mean]?, how))
+        });
+        let mut player = Player::new(tasks, &self.device, self.types, norms.collect());
+        model.visit(&mut Bind {
+            player: &mut player,
+            tasks,
+            ids: record.floats.iter(),
+        });
+        for (place, (id, _)) in record.constants.iter().enumerate() {
+            let parts = records.iter().map(|record| &record.constants[place].1);
+            player.upload(*id, together(parts)?)?;
+        }
+        let bound: Vec<TensorId> = record.floats.iter().flatten().copied().collect();
+        for operation in &record.operations {
+            // Parameters have their values.
+            let fills = match operation {
+                OperationIr::BaseFloat(BaseOperationIr::Zeros(op)) => Some(op.out.id),
+                _ => None,
+            };
+            if fills.is_none_or(|id| !bound.contains(&id)) {
+                player.play(operation)?;
+            }
+        }
+        let scalar = |tensor: DispatchTensor| {
+            let flat = Dispatch::float_reshape(tensor, Shape::new([tasks]));
+            Tensor::<1>::from_dispatch(flat)
+        };
+        let loss = scalar(player.value(&record.loss)?);
+        let accuracy = record.accuracy.as_ref().map(|a| player.value(a));
+        let norms = self.floats.norms.iter();
+        self.statistics = norms
+            .map(|norm| {
+                let id = record.floats[norm.mean]?;
+                let BatchStatistics { mean, variance } = player.statistics.remove(&id)?;
+                let of = |t| Tensor::<1>::from_dispatch(t).inner();
+                Some([of(mean), of(variance)])
+            })
+            .collect();
+        Ok(StepLoss {
+            loss,
+            accuracy: accuracy.transpose()?.map(scalar),
+            score: None,
+        })
+    }
+
+    /// The running statistics after the newest batch, as [`BatchNorm`](burn::nn::BatchNorm) keeps them.
+    fn keep_statistics(&mut self) {
+        let newest = self.statistics.iter().zip(&self.plan.momenta);
+        for (running, (statistics, momentum)) in self.running.iter_mut().zip(newest) {
+            let Some(statistics) = statistics else {
+                continue;
+            };
+            for (running, newest) in running.iter_mut().zip(statistics) {
+                let kept = running.clone().mul_scalar(1.0 - momentum);
+                *running = kept.add(newest.clone().mul_scalar(*momentum));
+            }
+        }
+    }
+
+    /// Compares a first step with those of two of the tasks by themselves, `alone`, and finds out what the record does not
+    /// say. `optimizer` must move each number by itself.
+    ///
+    /// # Errors
+    /// What differs, such as dropout, which a device that records does not do.
+    pub fn compare<A: Task<M>>(
+        mut self,
+        stacked: &M,
+        optimizer: &ModuleOptimizer,
+        alone: Vec<(usize, M, A)>,
+    ) -> Result<Plan, TaskError> {
+        let all = ParamGroup::all();
+        let tasks = self.tasks.len();
+        let space = ParamSpace::new(&self.like, &all)?;
+        let wide = space.stacked(tasks);
+        let records = self.records(|task, model| task.loss(model))?;
+        let step = self.play(stacked, records)?;
+        let grads = GradientsParams::from_grads(step.loss.backward(), stacked);
+        let gradient = wide.gradient(stacked, &grads)?;
+        let losses = read_back(step.loss.inner())?;
+        let gradients = gradient.clone().unstack(&space);
+        let mut momenta = Vec::new();
+        for (index, model, mut task) in alone {
+            let before = flat_floats(&task_copy(&model));
+            let start = task_copy(&model);
+            let StepLoss { loss, .. } = task.loss(&model)?;
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            // The space has the names of the first task's model.
+            let own = ParamSpace::new(&model, &all)?;
+            let expected = own.gradient(&model, &grads)?;
+            let loss = read_back(loss.inner())?[0];
+            if (loss - losses[index]).abs() > TOLERANCE * loss.abs().max(1e-3) {
+                let found = losses[index];
+                let why = format!("a loss of {found} where the task by itself has {loss}");
+                return Err(Unstackable::new(why).into());
+            }
+            let found = gradients[index].clone().renamed(&own);
+            if !close(&found, &expected)? {
+                return Err(Unstackable::new("other gradients than by itself".into()).into());
+            }
+            let after = flat_floats(&task_copy(&model));
+            momenta = self.momenta(index, &before, &after)?;
+            for scale in [1.0, 1e6] {
+                let moved = |model: &M, gradient: &ParamVector| {
+                    let grads = gradient.clone().map(|v| v * scale).into_gradients();
+                    optimizer.clone().step(0.01, task_copy(model), grads)
+                };
+                let expected = own.point(&moved(&start, &expected))? - own.point(&start)?;
+                let steps = wide.point(&moved(stacked, &gradient))? - wide.point(stacked)?;
+                let found = steps.unstack(&space).swap_remove(index).renamed(&own);
+                if !close(&found, &expected)? {
+                    let why = "an optimizer that does not move each number by itself";
+                    return Err(Unstackable::new(why.into()).into());
+                }
+            }
+        }
+        Ok(Plan { momenta })
+    }
+
+    /// The momentum of each layer of batch-normalization, from what a step made of a task's running statistics.
+    fn momenta(
+        &self,
+        index: usize,
+        before: &[Tensor<1>],
+        after: &[Tensor<1>],
+    ) -> Result<Vec<f64>, TaskError> {
+        let of = |place: usize, newest: &Tensor<1>| -> Result<[Vec<f64>; 3], Error> {
+            let size = before[place].dims()[0];
+            let newest = newest.clone().narrow(0, index * size, size);
+            let [old, new] = [before, after].map(|floats| read_back(floats[place].clone()));
+            Ok([old?, new?, read_back(newest)?])
+        };
+        let mut momenta = Vec::new();
+        for (norm, statistics) in self.floats.norms.iter().zip(&self.statistics) {
+            let Some([mean, variance]) = statistics else {
+                momenta.push(0.0);
+                continue;
+            };
+            let [mean, variance] = [of(norm.mean, mean)?, of(norm.variance, variance)?];
+            let [old, new, newest] = [0, 1, 2].map(|i| [&mean[i][..], &variance[i][..]].concat());
+            let numbers = old.iter().zip(&new).zip(&newest);
+            let numbers = numbers.map(|((old, new), newest)| (new - old, newest - old));
+            let (moved, apart) = numbers.clone().fold((0.0, 0.0), |(moved, apart), (a, b)| {
+                (moved + a * b, apart + b * b)
+            });
+            let momentum = if apart > 0.0 { moved / apart } else { 0.0 };
+            // As it was written down, by a person.
+            let momentum = (momentum * 1e5).round() / 1e5;
+            let rest: f64 = numbers.map(|(a, b)| (a - momentum * b).powi(2)).sum();
+            if rest.sqrt() > TOLERANCE * apart.sqrt() {
+                let why = "running statistics that are kept in another way";
+                return Err(Unstackable::new(why.into()).into());
+            }
+            momenta.push(momentum);
+        }
+        Ok(momenta)
+    }
+}
+
+impl<M: Module, T: Task<M>> Task<M> for StackedTask<M, T> {
+    /// Of shape `[tasks]`; the sum of the losses goes backward, so that each task has its own gradient.
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
+        let records = self.records(|task, model| task.loss(model))?;
+        if let Some(record) = records.first() {
+            match &self.first {
+                None => self.first = Some(record.operations.clone()),
+                Some(first) if *first == record.operations => {}
+                Some(_) => return Err(Unstackable::new("steps that differ".into()).into()),
+            }
+        }
+        let step = self.play(model, records)?;
+        self.keep_statistics();
+        Ok(step)
+    }
+
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        let records = self.records(|task, model| Ok(task.query(model)?.into()))?;
+        Ok(self.play(model, records)?.loss)
+    }
+
+    fn steps(&self) -> Option<usize> {
+        self.tasks.first().and_then(Task::steps)
+    }
+}
+
+/// A model's tensors of floating-point numbers, flat and without autodiff, in the order in which they are visited.
+fn flat_floats<M: Module>(model: &M) -> Vec<Tensor<1>> {
+    struct Read(Vec<Tensor<1>>);
+    impl ModuleVisitor for Read {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.val().inner().reshape([-1]));
+        }
+    }
+    let mut read = Read(Vec::new());
+    model.visit(&mut read);
+    read.0
+}
+
+fn reshape(tensor: DispatchTensor, dims: Vec<usize>) -> DispatchTensor {
+    Dispatch::float_reshape(tensor, Shape::from(dims))
+}
+
+/// Constants of several tasks, of shape `[tasks, ..]`.
+fn together<'a>(
+    parts: impl Iterator<Item = &'a TensorData> + Clone,
+) -> Result<TensorData, Unstackable> {
+    let mut all = parts.clone();
+    let first = all.next();
+    let first = first.ok_or_else(|| Unstackable::new("no task at all".into()))?;
+    if all.any(|data| data.shape() != first.shape() || data.dtype() != first.dtype()) {
+        return Err(Unstackable::new("batches of different shapes".into()));
+    }
+    let count = parts.clone().count();
+    let bytes = parts.flat_map(|data| data.as_bytes().iter().copied());
+    let dims = std::iter::once(count).chain(first.shape().iter().copied());
+    let shape = Shape::from(dims.collect::<Vec<_>>());
+    Ok(TensorData::from_bytes_vec(
+        bytes.collect(),
+        shape,
+        first.dtype(),
+    ))
+}
+
+/// Whether two vectors are the same but for the order in which numbers were added up.
+fn close(found: &ParamVector, expected: &ParamVector) -> Result<bool, Error> {
+    let difference = found.clone() - expected.clone();
+    let squares = Tensor::cat(vec![difference.dot(&difference), expected.dot(expected)], 0);
+    let squares = read_back(squares)?;
+    Ok(squares[0].sqrt() <= TOLERANCE * squares[1].sqrt())
+}
