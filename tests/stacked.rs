@@ -1,13 +1,18 @@
 //! Tasks that are trained as one come to what they come to one by one.
 
+use burn::grad_clipping::GradientClippingConfig;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
-use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
-use burn::tensor::activation::{gelu, relu};
-use burn::tensor::{Device, Tensor};
+use burn::nn::{
+    Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
+    LinearConfig,
+};
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdamConfig, ModuleOptimizer, RmsPropConfig, SgdConfig};
+use burn::tensor::activation::{gelu, sigmoid, softmax, tanh};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use leap_core::{
-    InnerLoop, Lanes, Leap, MetaLearner, MetaTrainer, Method, Predict, Report, reinitialize,
-    run_rng,
+    Lanes, Leap, Maml, MetaLearner, MetaTrainer, Method, Predict, Report, StepLoss, Task,
+    TaskContext, TaskError, TaskSet, reinitialize, run_rng,
 };
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -86,7 +91,7 @@ fn assert_alike(stacked: &Report, alone: &Report, tolerance: f64, what: &str) {
 }
 
 /// Meta-trains with and without stacking, and compares what comes of it.
-fn compare<M: Module, S: leap_core::TaskSet<M>, L: MetaLearner<M>>(
+fn compare<M: Module, S: TaskSet<M>, L: MetaLearner<M>>(
     what: &str,
     trainer: &MetaTrainer<L>,
     init: &M,
@@ -152,6 +157,299 @@ fn convolutions_and_normalization_on_omniglot() {
             let init = conv_net(&device, small());
             let what = format!("{method} on {name}");
             compare(&what, &trainer, &init, &tasks.train, &tasks.test, 1e-2);
+        }
+    }
+}
+
+#[test]
+fn other_layers_heads_and_optimizers_on_omniglot() {
+    let tasks = omniglot();
+    let device = Device::flex().autodiff();
+    let trainer = |optimizer: ModuleOptimizer, lr: f64| {
+        MetaTrainer::new(Leap::new())
+            .with_meta_batch_size(5)
+            .with_task_optimizer(optimizer, lr)
+            .with_task_steps(3)
+    };
+    let sgd = || SgdConfig::new().init();
+    let momentum = SgdConfig::new().with_momentum(Some(MomentumConfig::new()));
+    let cases = [
+        (
+            "averages",
+            small().with_max_pool(false),
+            trainer(sgd(), 0.02),
+        ),
+        (
+            "pooled last",
+            small().with_pool_last(true),
+            trainer(sgd(), 0.02),
+        ),
+        (
+            "without normalization",
+            small().with_batch_norm(false),
+            trainer(sgd(), 0.02),
+        ),
+        ("momentum", small(), trainer(momentum.init(), 0.01)),
+        (
+            "RMSProp",
+            small(),
+            trainer(RmsPropConfig::new().init(), 1e-4),
+        ),
+        (
+            "a head for each task",
+            small(),
+            trainer(sgd(), 0.02).with_shared(ParamGroup::from_predicate("encoder")),
+        ),
+    ];
+    for (what, config, trainer) in cases {
+        let init = conv_net(&device, config);
+        compare(what, &trainer, &init, &tasks.train, &tasks.test, 1e-2);
+    }
+}
+
+/// Layers and operations that the others do not have.
+#[derive(Module, Debug)]
+struct Mixture {
+    places: Embedding,
+    first: Linear,
+    norm: LayerNorm,
+    gate: Linear,
+    last: Linear,
+    scale: Param<Tensor<1>>,
+}
+
+impl Mixture {
+    fn new(device: &Device) -> Self {
+        let mixture = Self {
+            places: EmbeddingConfig::new(4, 8).init(device),
+            first: LinearConfig::new(1, 8).init(device),
+            norm: LayerNormConfig::new(8).init(device),
+            gate: LinearConfig::new(8, 8).with_bias(false).init(device),
+            last: LinearConfig::new(8, 1).init(device),
+            scale: Param::from_data([0.7], device),
+        };
+        let all = ParamGroup::all();
+        reinitialize(mixture, &all, &mut run_rng(5, "parameters"))
+    }
+}
+
+impl Predict<Tensor<2>> for Mixture {
+    fn predict(&self, x: Tensor<2>) -> Tensor<2> {
+        let rows = x.dims()[0];
+        let device = x.device();
+        let places = Vec::from_iter((0..rows).map(|row| (row % 4) as i32));
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [rows]), &device);
+        let places = self
+            .places
+            .forward(places.reshape([1, rows]))
+            .squeeze_dim::<2>(0);
+        let hidden = gelu(self.norm.forward(self.first.forward(x.clone()) + places));
+        let hidden = hidden.clone() * sigmoid(self.gate.forward(hidden.clone()));
+        let weights = softmax(hidden.clone().swap_dims(0, 1), 0).swap_dims(0, 1);
+        let mixed = Tensor::cat(
+            vec![
+                hidden.clone().slice([0..rows, 0..4]),
+                weights.clone().slice([0..rows, 4..8]),
+            ],
+            1,
+        );
+        let mixed = mixed.mask_fill(x.clone().expand([rows, 8]).greater_elem(4.9), 0.1);
+        let far = tanh(self.last.forward(mixed)) * self.scale.val().unsqueeze();
+        far + hidden.abs().clamp(0.0, 2.0).mean_dim(1) * weights.max_dim(1)
+            + x.exp().neg().powf_scalar(2.0).log1p() * 1e-3
+    }
+}
+
+#[test]
+fn a_model_of_many_operations() {
+    let tasks = Sinusoids::new().with_tasks(12);
+    for (name, device) in cpu_devices() {
+        for optimizer in [SgdConfig::new().init(), AdamConfig::new().init()] {
+            let trainer = MetaTrainer::new(Leap::new())
+                .with_meta_batch_size(5)
+                .with_task_optimizer(optimizer, 0.005)
+                .with_task_steps(5);
+            let what = format!("many operations on {name}");
+            compare(
+                &what,
+                &trainer,
+                &Mixture::new(&device),
+                &tasks,
+                &tasks,
+                1e-3,
+            );
+        }
+    }
+}
+
+#[test]
+fn tasks_are_as_many_at_once_as_there_is_memory_for() {
+    let tasks = Sinusoids::new().with_tasks(12);
+    let device = Device::flex().autodiff();
+    let lanes = Lanes::threads(&device, 1).unwrap();
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(5)
+        .with_task_optimizer(SgdConfig::new().init(), 0.01)
+        .with_task_steps(4);
+    let run = |trainer: MetaTrainer<Leap>| {
+        let mut run = trainer.begin(mlp(&device)).unwrap();
+        let report = run.step(&tasks, &lanes).unwrap();
+        let names = Vec::from_iter(report.tasks.into_iter().map(|t| (t.name, t.curve)));
+        (floats(run.init()), names, run.task_bytes())
+    };
+    let alone = run(trainer.clone().with_task_batch(1));
+    assert_eq!(alone.2, None);
+    let bytes = run(trainer.clone().with_task_batch(5)).2.unwrap();
+    // Two, two and the last by itself; one by one.
+    for memory in [2 * bytes, 1] {
+        let trainer = trainer.clone().with_task_batch(5);
+        let split = run(trainer.with_task_memory(memory));
+        assert_eq!((split.0, split.1), (alone.0.clone(), alone.1.clone()));
+    }
+}
+
+/// What cannot be stacked is trained one by one, bit for bit as without the setting.
+fn refuses<M: Module, S: TaskSet<M>, L: MetaLearner<M>>(
+    what: &str,
+    trainer: &MetaTrainer<L>,
+    init: &M,
+    tasks: &S,
+) {
+    let run = |at_once: usize| {
+        let trainer = trainer.clone().with_task_batch(at_once);
+        let lanes = Lanes::threads(&init.devices().remove(0), 1).unwrap();
+        let mut run = trainer.begin(init.clone()).unwrap();
+        let reports = (0..2).map(|_| run.step(tasks, &lanes).unwrap());
+        let curves = Vec::from_iter(reports.flat_map(|r| r.tasks).map(|t| t.curve));
+        assert!(!run.stacks(), "{what} was stacked");
+        (floats(run.init()), curves)
+    };
+    assert_eq!(run(1), run(4), "{what}");
+}
+
+#[derive(Module, Debug)]
+struct Dropped {
+    mlp: Mlp,
+    dropout: Dropout,
+}
+
+impl Predict<Tensor<2>> for Dropped {
+    fn predict(&self, x: Tensor<2>) -> Tensor<2> {
+        self.dropout.forward(self.mlp.predict(x))
+    }
+}
+
+/// Reads its loss back.
+struct Reading<T>(T);
+
+impl<M: Module, T: Task<M>> Task<M> for Reading<T> {
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
+        let step = self.0.loss(model)?;
+        let value = step.loss.clone().into_scalar::<f32>();
+        Ok((step.loss * f64::from(value > 1.0)).into())
+    }
+}
+
+struct ReadingSet(Sinusoids);
+
+impl<M: Predict<Tensor<2>>> TaskSet<M> for ReadingSet {
+    type Task = Reading<<Sinusoids as TaskSet<M>>::Task>;
+    fn len(&self) -> usize {
+        TaskSet::<M>::len(&self.0)
+    }
+    fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
+        Ok(Reading(TaskSet::<M>::task(&self.0, index, context)?))
+    }
+}
+
+#[test]
+fn what_cannot_be_stacked_is_trained_one_by_one() {
+    let device = Device::flex().autodiff();
+    let tasks = Sinusoids::new().with_tasks(12);
+    let trainer = |optimizer: ModuleOptimizer| {
+        MetaTrainer::new(Leap::new())
+            .with_meta_batch_size(5)
+            .with_task_optimizer(optimizer, 0.01)
+            .with_task_steps(4)
+    };
+    let sgd = trainer(SgdConfig::new().init());
+    let dropped = Dropped {
+        mlp: mlp(&device),
+        dropout: DropoutConfig::new(0.3).init(),
+    };
+    refuses("dropout", &sgd, &dropped, &tasks);
+    let clipped = SgdConfig::new().with_gradient_clipping(Some(GradientClippingConfig::Norm(0.5)));
+    refuses(
+        "clipping by norm",
+        &trainer(clipped.init()),
+        &mlp(&device),
+        &tasks,
+    );
+    refuses(
+        "a task that reads back",
+        &sgd,
+        &mlp(&device),
+        &ReadingSet(tasks.clone()),
+    );
+    let maml = MetaTrainer::new(Maml::new())
+        .with_meta_batch_size(5)
+        .with_task_steps(2);
+    refuses("MAML", &maml, &mlp(&device), &tasks);
+}
+
+/// Targets that are beyond all bounds in one of the tasks.
+struct Wild {
+    device: Device,
+    target: f32,
+}
+
+impl<M: Predict<Tensor<2>>> Task<M> for Wild {
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
+        let data = |value| Tensor::from_data(TensorData::new(vec![value; 4], [4, 1]), &self.device);
+        Ok((model.predict(data(0.5)) - data(self.target))
+            .square()
+            .mean()
+            .into())
+    }
+}
+
+struct WildSet;
+
+impl<M: Predict<Tensor<2>>> TaskSet<M> for WildSet {
+    type Task = Wild;
+    fn len(&self) -> usize {
+        5
+    }
+    fn task(&self, index: usize, context: &TaskContext) -> Result<Wild, TaskError> {
+        Ok(Wild {
+            device: context.device.clone(),
+            target: if index == 3 { 1e30 } else { index as f32 },
+        })
+    }
+}
+
+#[test]
+fn a_task_that_diverges_leaves_the_others_alone() {
+    for (name, device) in cpu_devices() {
+        for seed in [1, 2, 3] {
+            let trainer = MetaTrainer::new(Leap::new())
+                .with_seed(seed)
+                .with_meta_batch_size(5)
+                .with_task_optimizer(SgdConfig::new().init(), 0.01)
+                .with_task_steps(4);
+            let run = |at_once: usize| {
+                let trainer = trainer.clone().with_task_batch(at_once);
+                let lanes = Lanes::threads(&device, 1).unwrap();
+                let mut run = trainer.begin(mlp(&device)).unwrap();
+                let report = run.step(&WildSet, &lanes).unwrap();
+                (floats(run.init()), report, run.stacks())
+            };
+            let (alone, stacked) = (run(1), run(5));
+            assert!(stacked.2);
+            let out = |r: &Report| Vec::from_iter(r.tasks.iter().map(|t| t.left_out.is_some()));
+            assert_eq!(out(&stacked.1), out(&alone.1), "{name}, seed {seed}");
+            assert_eq!(out(&alone.1).iter().filter(|out| **out).count(), 1);
+            assert!(apart(&stacked.0, &alone.0) < 1e-4);
         }
     }
 }

@@ -21,6 +21,9 @@ pub struct RunOptions {
     /// CPU threads of a run, each with a task of its own [default: the cores that its jobs leave]
     #[arg(long)]
     pub lanes: Option<usize>,
+    /// Tasks that a lane trains at once, as one program [default: on a GPU all that it has of a meta-batch, else 1]
+    #[arg(long)]
+    pub task_batch: Option<usize>,
     /// Folder of the results
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -41,6 +44,7 @@ impl Default for RunOptions {
             device: "flex".into(),
             jobs: None,
             lanes: None,
+            task_batch: None,
             out: None,
             resume: false,
             overwrite: false,
@@ -59,7 +63,12 @@ impl RunOptions {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        for (flag, value) in [("--jobs", self.jobs), ("--lanes", self.lanes)] {
+        let flags = [
+            ("--jobs", self.jobs),
+            ("--lanes", self.lanes),
+            ("--task-batch", self.task_batch),
+        ];
+        for (flag, value) in flags {
             if value == Some(0) {
                 return Err(Error::Setting(format!("{flag} must be at least 1")));
             }

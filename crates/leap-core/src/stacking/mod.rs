@@ -20,18 +20,33 @@ pub(crate) use task::{Plan, StackedTask};
 
 /// Why tasks cannot be trained as one.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Unstackable(String);
+#[error("{why}")]
+pub(crate) struct Unstackable {
+    why: String,
+    /// Whether other tasks of the family may be.
+    pub only_these: bool,
+}
 
 impl Unstackable {
-    pub fn new(why: String) -> Self {
-        Self(why)
+    pub fn new(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            only_these: false,
+        }
+    }
+
+    /// These tasks do not fit together.
+    pub fn these(why: impl Into<String>) -> Self {
+        Self {
+            only_these: true,
+            ..Self::new(why)
+        }
     }
 
     /// There is no rule for an operation.
     fn no_rule(op: &impl std::fmt::Debug) -> Self {
         let op = format!("{op:?}");
         let name = op.split(['(', '{', ' ']).next().unwrap_or(&op);
-        Self(format!("the operation {name}"))
+        Self::new(format!("there is no rule for the operation {name}"))
     }
 }

@@ -276,7 +276,7 @@ impl Player {
             TensorStatus::ReadWrite => self.values.remove(&tensor.id),
             _ => self.values.get(&tensor.id).cloned(),
         };
-        value.ok_or_else(|| Unstackable::new("a tensor that the record does not have".into()))
+        value.ok_or_else(|| Unstackable::new("a tensor that the record does not have"))
     }
 
     fn put(&mut self, out: &TensorIr, tensor: DispatchTensor, joined: bool) {
@@ -761,7 +761,7 @@ impl Player {
             }
             None => {
                 let why = "normalization by what is not the model's running statistics";
-                return Err(Unstackable::new(why.into()));
+                return Err(Unstackable::new(why));
             }
         };
         self.put(&op.out, y, true);

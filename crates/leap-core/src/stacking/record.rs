@@ -1,8 +1,9 @@
 //! A task's step, recorded.
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::{Mutex, Once};
 
 use burn::backend::ir::{GraphIr, IrVisitorMut, OperationIr, TensorId, TensorIr};
 use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
@@ -79,10 +80,10 @@ impl Recorder {
             })
         });
         let captured = captured?.map_err(|error| Unstackable::new(error.to_string()))?;
-        let nothing = || Err(Unstackable::new("nothing was recorded".into()).into());
+        let nothing = || Err(Unstackable::new("nothing was recorded").into());
         let step = result.unwrap_or_else(nothing)?;
         if step.score.is_some() {
-            return Err(Unstackable::new("a task with a score of its own".into()).into());
+            return Err(Unstackable::new("a task with a score of its own").into());
         }
         let GraphIr {
             mut operations,
@@ -106,7 +107,7 @@ impl Recorder {
             numbers.tensors.get(&id).cloned()
         });
         let loss = outputs.next().flatten();
-        let loss = loss.ok_or_else(|| Unstackable::new("the loss is a constant".into()))?;
+        let loss = loss.ok_or_else(|| Unstackable::new("the loss is a constant"))?;
         let accuracy = step.accuracy.as_ref().and(outputs.next().flatten());
         Ok(Record {
             operations,
@@ -129,9 +130,26 @@ impl Drop for Recorder {
     }
 }
 
+thread_local! {
+    /// Whether a panic of this thread is not one to be told of.
+    static FENCED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// What a task or a model cannot do on a device that computes nothing ends in a panic of Burn's, such as reading a value.
 fn fenced<T>(work: impl FnOnce() -> T) -> Result<T, Unstackable> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let told = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !FENCED.get() {
+                told(panic);
+            }
+        }));
+    });
+    let outer = FENCED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    FENCED.set(outer);
+    result.map_err(|panic| {
         let said = panic
             .downcast_ref::<String>()
             .map(String::as_str)

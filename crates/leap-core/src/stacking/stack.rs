@@ -115,10 +115,10 @@ pub(crate) fn stack<M: Module>(models: &[M], floats: &Floats) -> Result<M, Unsta
         }
     }
     if models.iter().any(|model| !floats.fits(&Floats::of(model))) {
-        return Err(Unstackable::new("models of different shapes".into()));
+        return Err(Unstackable::these("models of different shapes"));
     }
     let [first, ..] = models else {
-        return Err(Unstackable::new("no task at all".into()));
+        return Err(Unstackable::new("no task at all"));
     };
     let rows = models.iter().map(|model| {
         let mut read = Read(Vec::new());

@@ -18,13 +18,18 @@ use crate::space::copy::task_copy;
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::tasks::task::{StepLoss, Task};
 
-/// What a record does not say of a model, found out at a first step: how its layers of batch-normalization keep their
-/// statistics.
+/// What is found out at a first step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
-    /// Of each layer.
+    /// How each layer of batch-normalization keeps its statistics, which a record does not say.
     momenta: Vec<f64>,
+    /// Bytes that a task takes on the device, about.
+    pub bytes: u64,
 }
+
+/// Copies of the parameters that a task's training holds at a time: the parameters before and after a step, their gradients,
+/// what an optimizer keeps of them, the ends of the path, its last segment and gradient, and its sums.
+const COPIES: u64 = 14;
 
 /// Several tasks of equal shapes, trained as one: a [`Task`] for the stacked model, whose losses have shape `[tasks]`.
 pub(crate) struct StackedTask<M, T> {
@@ -56,7 +61,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         plan: Plan,
     ) -> Result<(Self, M), Unstackable> {
         let [like, ..] = models else {
-            return Err(Unstackable::new("no task at all".into()));
+            return Err(Unstackable::new("no task at all"));
         };
         let floats = Floats::of(like);
         let stacked = stack(models, &floats)?;
@@ -137,7 +142,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         }
         let tasks = self.tasks.len();
         let [record, ..] = &records[..] else {
-            return Err(Unstackable::new("no task at all".into()).into());
+            return Err(Unstackable::new("no task at all").into());
         };
         let alike = |other: &Record| {
             other.operations == record.operations
@@ -145,7 +150,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
                 && other.constants.len() == record.constants.len()
         };
         if !records.iter().all(alike) {
-            return Err(Unstackable::new("tasks whose steps differ".into()).into());
+            return Err(Unstackable::these("tasks whose steps differ").into());
         }
         let norms = self.floats.norms.iter().zip(&self.running);
         let norms = norms.filter_map(|(norm, [mean, variance])| {
@@ -213,8 +218,8 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         }
     }
 
-    /// Compares a first step with those of two of the tasks by themselves, `alone`, and finds out what the record does not
-    /// say. `optimizer` must move each number by itself.
+    /// Compares a first step with those of the tasks by themselves, `alone`, and finds out what the record does not say.
+    /// `optimizer` must move each number by itself.
     ///
     /// # Errors
     /// What differs, such as dropout, which a device that records does not do.
@@ -222,20 +227,21 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         mut self,
         stacked: &M,
         optimizer: &ModuleOptimizer,
-        alone: Vec<(usize, M, A)>,
+        alone: Vec<(A, M)>,
     ) -> Result<Plan, TaskError> {
         let all = ParamGroup::all();
         let tasks = self.tasks.len();
         let space = ParamSpace::new(&self.like, &all)?;
         let wide = space.stacked(tasks);
         let records = self.records(|task, model| task.loss(model))?;
+        let bytes = records.first().map_or(0, |record| self.bytes(record));
         let step = self.play(stacked, records)?;
         let grads = GradientsParams::from_grads(step.loss.backward(), stacked);
         let gradient = wide.gradient(stacked, &grads)?;
         let losses = read_back(step.loss.inner())?;
         let gradients = gradient.clone().unstack(&space);
-        let mut momenta = Vec::new();
-        for (index, model, mut task) in alone {
+        let mut plan = None;
+        for (index, (mut task, model)) in alone.into_iter().enumerate() {
             let before = flat_floats(&task_copy(&model));
             let start = task_copy(&model);
             let StepLoss { loss, .. } = task.loss(&model)?;
@@ -244,6 +250,9 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             let own = ParamSpace::new(&model, &all)?;
             let expected = own.gradient(&model, &grads)?;
             let loss = read_back(loss.inner())?[0];
+            if !read_back(expected.dot(&expected))?[0].is_finite() {
+                continue; // A task that diverges at once is left out in any case.
+            }
             if (loss - losses[index]).abs() > TOLERANCE * loss.abs().max(1e-3) {
                 let found = losses[index];
                 let why = format!("a loss of {found} where the task by itself has {loss}");
@@ -251,25 +260,53 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             }
             let found = gradients[index].clone().renamed(&own);
             if !close(&found, &expected)? {
-                return Err(Unstackable::new("other gradients than by itself".into()).into());
+                return Err(Unstackable::new("other gradients than by itself").into());
             }
             let after = flat_floats(&task_copy(&model));
-            momenta = self.momenta(index, &before, &after)?;
+            let momenta = self.momenta(index, &before, &after)?;
+            if *plan.get_or_insert(momenta.clone()) != momenta {
+                let why = "running statistics that are kept in another way in each task";
+                return Err(Unstackable::new(why).into());
+            }
             for scale in [1.0, 1e6] {
                 let moved = |model: &M, gradient: &ParamVector| {
                     let grads = gradient.clone().map(|v| v * scale).into_gradients();
                     optimizer.clone().step(0.01, task_copy(model), grads)
                 };
-                let expected = own.point(&moved(&start, &expected))? - own.point(&start)?;
+                let expected = own.point(&moved(&start, &found))? - own.point(&start)?;
                 let steps = wide.point(&moved(stacked, &gradient))? - wide.point(stacked)?;
-                let found = steps.unstack(&space).swap_remove(index).renamed(&own);
-                if !close(&found, &expected)? {
+                let step = steps.unstack(&space).swap_remove(index).renamed(&own);
+                if !close(&step, &expected)? {
                     let why = "an optimizer that does not move each number by itself";
-                    return Err(Unstackable::new(why.into()).into());
+                    return Err(Unstackable::new(why).into());
                 }
             }
         }
-        Ok(Plan { momenta })
+        let momenta = plan.ok_or_else(|| Unstackable::these("a first step that diverges"))?;
+        Ok(Plan { momenta, bytes })
+    }
+
+    /// Bytes of a task: what a step makes and the gradients of it, its batch, and copies of the parameters.
+    fn bytes(&self, record: &Record) -> u64 {
+        let size = |shape: &Shape, bytes: usize| (shape.num_elements() * bytes) as u64;
+        let views = |op: &&OperationIr| {
+            use BaseOperationIr::{Expand, Permute, Reshape, Slice, SwapDims};
+            let OperationIr::BaseFloat(op) = op else {
+                return !matches!(op, OperationIr::Drop(_) | OperationIr::Init(_));
+            };
+            !matches!(
+                op,
+                Reshape(_) | SwapDims(_) | Permute(_) | Expand(_) | Slice(_)
+            )
+        };
+        let made = record.operations.iter().filter(views);
+        let made = made.flat_map(OperationIr::outputs);
+        let made: u64 = made.map(|t| size(&t.shape, t.dtype.size())).sum();
+        let batch = record.constants.iter();
+        let batch: u64 = batch.map(|(_, data)| data.as_bytes().len() as u64).sum();
+        let floats = self.floats.tensors.iter();
+        let floats: usize = floats.map(|t| t.dims.iter().product::<usize>()).sum();
+        2 * made + batch + COPIES * 4 * floats as u64
     }
 
     /// The momentum of each layer of batch-normalization, from what a step made of a task's running statistics.
@@ -304,7 +341,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             let rest: f64 = numbers.map(|(a, b)| (a - momentum * b).powi(2)).sum();
             if rest.sqrt() > TOLERANCE * apart.sqrt() {
                 let why = "running statistics that are kept in another way";
-                return Err(Unstackable::new(why.into()).into());
+                return Err(Unstackable::new(why).into());
             }
             momenta.push(momentum);
         }
@@ -320,7 +357,7 @@ impl<M: Module, T: Task<M>> Task<M> for StackedTask<M, T> {
             match &self.first {
                 None => self.first = Some(record.operations.clone()),
                 Some(first) if *first == record.operations => {}
-                Some(_) => return Err(Unstackable::new("steps that differ".into()).into()),
+                Some(_) => return Err(Unstackable::new("steps that differ").into()),
             }
         }
         let step = self.play(model, records)?;
@@ -361,9 +398,9 @@ fn together<'a>(
 ) -> Result<TensorData, Unstackable> {
     let mut all = parts.clone();
     let first = all.next();
-    let first = first.ok_or_else(|| Unstackable::new("no task at all".into()))?;
+    let first = first.ok_or_else(|| Unstackable::new("no task at all"))?;
     if all.any(|data| data.shape() != first.shape() || data.dtype() != first.dtype()) {
-        return Err(Unstackable::new("batches of different shapes".into()));
+        return Err(Unstackable::these("batches of different shapes"));
     }
     let count = parts.clone().count();
     let bytes = parts.flat_map(|data| data.as_bytes().iter().copied());

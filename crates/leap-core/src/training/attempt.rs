@@ -100,17 +100,13 @@ impl<L: Clone> MetaTrainer<L> {
         let open = attempts.iter().zip(&finished);
         let open = open.filter(|(_, done)| done.is_none());
         let open: Vec<&Attempt<S>> = open.map(|(attempt, _)| attempt).collect();
-        let together = match (open.len(), plan.get()) {
-            (0 | 1, _) | (_, Some(None)) => None,
-            _ => self.train_stacked(&open, init, plan)?,
-        };
-        let mut together = together.map(Vec::into_iter);
+        let mut together = self.train_together(&open, init, plan)?.into_iter();
         let results = attempts.iter().zip(finished);
         let results = results.map(|(attempt, done)| {
             if let Some(done) = done {
                 return Ok(done);
             }
-            let trained = match together.as_mut().and_then(Iterator::next) {
+            let trained = match together.next().flatten() {
                 Some(trained) => trained,
                 None => self.train_alone(attempt, init, folder)?,
             };
@@ -238,80 +234,123 @@ impl<L: Clone> MetaTrainer<L> {
         Ok((held_out, normalized_by))
     }
 
-    /// Trains several tasks as one. `None` is that they have to be trained one by one.
-    fn train_stacked<M: Module, S: TaskSet<M>>(
+    /// Trains tasks as one, as many of them at a time as there is memory for. `None` is each that has to be trained by
+    /// itself.
+    fn train_together<M: Module, S: TaskSet<M>>(
         &self,
         attempts: &[&Attempt<S>],
         init: &M,
         plan: &OnceLock<Option<Plan>>,
-    ) -> Result<Option<Vec<Trained<M>>>, Error>
+    ) -> Result<Vec<Option<Trained<M>>>, Error>
     where
         L: MetaLearner<M>,
     {
-        let [first, ..] = attempts else {
-            return Ok(None);
-        };
-        let source = match self.stacked(attempts, init, plan) {
-            Ok(trained) => return Ok(Some(trained)),
-            Err(source) => source,
-        };
-        let source = match source.downcast::<Unstackable>() {
-            Ok(why) => {
-                if plan.get().is_none_or(Option::is_some) {
-                    log::warn!(
-                        "tasks are trained one by one, not {} at once: {why}",
-                        attempts.len()
-                    );
+        let mut trained = Vec::new();
+        let mut open = attempts;
+        while open.len() > 1 {
+            let found = self.plan(open, init, plan).and_then(|plan| {
+                let room = match self.task_memory {
+                    None => open.len(),
+                    Some(memory) => (memory / plan.bytes.max(1)).max(1) as usize,
+                };
+                let (now, later) = open.split_at(room.min(open.len()));
+                open = later;
+                match now {
+                    [_] => Ok(vec![None]),
+                    now => Ok(self
+                        .stacked(now, init, plan)?
+                        .into_iter()
+                        .map(Some)
+                        .collect()),
                 }
-                let _ = plan.set(None); // Another lane may have been first.
-                return Ok(None);
-            }
-            Err(source) => source,
-        };
-        Err(match source.downcast::<Error>() {
-            Ok(error) => *error,
-            Err(source) => Error::Task {
-                name: first.tasks.name(first.index),
-                seed: first.context.seed,
-                source,
-            },
-        })
+            });
+            let source = match found {
+                Ok(now) => {
+                    trained.extend(now);
+                    continue;
+                }
+                Err(source) => source,
+            };
+            let first = attempts[trained.len()];
+            let source = match source.downcast::<Unstackable>() {
+                Ok(why) if why.only_these => {
+                    log::info!("{} tasks are trained one by one: {why}", attempts.len());
+                    break;
+                }
+                Ok(why) => {
+                    // Another lane may have been first.
+                    if plan.set(None).is_ok() {
+                        log::warn!("tasks are trained one by one, and not at once: {why}");
+                    }
+                    break;
+                }
+                Err(source) => source,
+            };
+            return Err(match source.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(source) => Error::Task {
+                    name: first.tasks.name(first.index),
+                    seed: first.context.seed,
+                    source,
+                },
+            });
+        }
+        trained.resize_with(attempts.len(), || None);
+        Ok(trained)
     }
 
-    fn stacked<M: Module, S: TaskSet<M>>(
+    /// How tasks are trained as one, which a first step of two of them shows.
+    fn plan<M: Module, S: TaskSet<M>>(
         &self,
         attempts: &[&Attempt<S>],
         init: &M,
         plan: &OnceLock<Option<Plan>>,
-    ) -> Result<Vec<Trained<M>>, TaskError>
+    ) -> Result<Plan, TaskError>
     where
         L: MetaLearner<M>,
     {
-        let [first, .., last] = attempts else {
-            return Err(Unstackable::new("a task alone".into()).into());
-        };
-        let (space, seed) = (first.space, first.context.seed);
-        let mut inner = self.inner_of(seed, &first.tasks.name(first.index));
+        let known =
+            |plan: Option<Plan>| plan.ok_or_else(|| Unstackable::new("as was found before").into());
+        if let Some(plan) = plan.get() {
+            return known(plan.clone());
+        }
+        let inner = self.inner(attempts[0].context.seed.purpose);
         if !self.learner.stacks() {
             let learner = &self.learner;
             return Err(Unstackable::new(format!("the meta-learner {learner:?}")).into());
         }
         if inner.stopping.is_some() {
-            return Err(Unstackable::new("early stopping".into()).into());
+            return Err(Unstackable::new("early stopping").into());
         }
-        if plan.get().is_none() {
-            let (stacked, model) = self.stack(attempts, init, Plan::default())?;
-            let alone = |place: usize, attempt: &Attempt<S>| {
-                let own = self.set_up(attempt, init, &attempt.context.device)?;
-                Ok::<_, TaskError>((place, own.1, own.0))
-            };
-            let alone = vec![alone(0, first)?, alone(attempts.len() - 1, last)?];
-            let found = stacked.compare(&model, &inner.optimizer, alone)?;
-            let _ = plan.set(Some(found)); // Another lane may have been first.
-        }
-        let known = plan.get().cloned().flatten();
-        let known = known.ok_or_else(|| Unstackable::new("what was found before".into()))?;
-        let (mut tasks, model) = self.stack(attempts, init, known)?;
+        let two = &attempts[..2];
+        let (stacked, model) = self.stack(two, init, Plan::default())?;
+        let alone = two.iter();
+        let alone = alone.map(|attempt| self.set_up(attempt, init, &attempt.context.device));
+        let alone = alone.collect::<Result<_, _>>()?;
+        let found = stacked.compare(&model, &inner.optimizer, alone)?;
+        log::info!(
+            "tasks are trained {} at once, for which they need about {} MiB on the device",
+            attempts.len(),
+            (attempts.len() as u64 * found.bytes).div_ceil(1 << 20)
+        );
+        let _ = plan.set(Some(found)); // Another lane may have been first.
+        known(plan.get().cloned().flatten())
+    }
+
+    /// Trains tasks as one.
+    fn stacked<M: Module, S: TaskSet<M>>(
+        &self,
+        attempts: &[&Attempt<S>],
+        init: &M,
+        plan: Plan,
+    ) -> Result<Vec<Trained<M>>, TaskError>
+    where
+        L: MetaLearner<M>,
+    {
+        let first = attempts[0];
+        let (space, seed) = (first.space, first.context.seed);
+        let mut inner = self.inner_of(seed, &first.tasks.name(first.index));
+        let (mut tasks, model) = self.stack(attempts, init, plan)?;
         let curves = Arc::new(Mutex::new(Vec::new()));
         inner.curves = Some(curves.clone());
         let wide = space.stacked(attempts.len());
@@ -321,17 +360,16 @@ impl<L: Clone> MetaTrainer<L> {
             .steps()
             .map_or(inner.steps, |own| own.min(inner.steps));
         let (tasks, models) = tasks.finish(&model);
-        let mut curves =
-            match std::mem::take(&mut *curves.lock().unwrap_or_else(PoisonError::into_inner)) {
-                curves if curves.is_empty() => vec![curve; attempts.len()],
-                curves => curves,
-            }
-            .into_iter();
+        let curves = std::mem::take(&mut *curves.lock().unwrap_or_else(PoisonError::into_inner));
+        // Learners that do not train have none.
+        let mut curves = match curves.is_empty() {
+            true => vec![curve; attempts.len()],
+            false => curves,
+        }
+        .into_iter();
         let mut gradients = gradient.map(|gradient| gradient.unstack(space).into_iter());
-        let mut figures = figures
-            .map(|f| f.read_each())
-            .transpose()?
-            .map(Vec::into_iter);
+        let figures = figures.map(|f| f.read_each()).transpose()?;
+        let mut figures = figures.map(Vec::into_iter);
         let each = tasks.into_iter().zip(models);
         let trained = each.map(|(mut task, model)| {
             let (held_out, normalized_by) = self.look(&model, steps, &mut task)?;
@@ -363,7 +401,7 @@ impl<L: Clone> MetaTrainer<L> {
             own.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let steps = |task: &S::Task| Task::<M>::steps(task);
         if tasks.iter().any(|task| steps(task) != steps(&tasks[0])) {
-            return Err(Unstackable::new("tasks of different lengths".into()).into());
+            return Err(Unstackable::these("tasks of different lengths").into());
         }
         Ok(StackedTask::new(recorder, tasks, &models, plan)?)
     }

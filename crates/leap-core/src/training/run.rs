@@ -69,6 +69,12 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         matches!(self.plan.get(), Some(Some(_)))
     }
 
+    /// Bytes of the device's memory that each of the tasks takes which are trained as one, about; `None` before there are any.
+    pub fn task_bytes(&self) -> Option<u64> {
+        let plan = self.plan.get()?.as_ref();
+        plan.map(|plan| plan.bytes)
+    }
+
     /// Takes a meta-step: trains a meta-batch of tasks and moves the initialization by the mean of their
     /// meta-gradients. Saves a checkpoint when one is due.
     ///
@@ -199,7 +205,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let share = picks.iter().copied().enumerate();
         let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
         let (folder_of, plan) = (folder.as_ref(), &self.plan);
-        let batch = trainer.task_batch;
+        let batch = trainer.task_batch(share.len(), lanes);
         let trained = self.on_lanes(&share, batch, purpose, tasks, lanes, |attempts, init| {
             trainer.train_tasks(&attempts, init, folder_of, plan, &keep)
         });

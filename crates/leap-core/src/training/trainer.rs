@@ -7,6 +7,8 @@ use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::ParamGroup;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 
+use crate::devices::device::{is_cpu, is_remote};
+use crate::devices::lanes::Lanes;
 use crate::saving::checkpoint::Checkpoints;
 use crate::seed::Purpose;
 use crate::tasks::monitor::Monitor;
@@ -30,7 +32,8 @@ pub struct MetaTrainer<L> {
     pub(super) stop: Option<Arc<AtomicBool>>,
     pub(super) monitor: Option<Arc<Monitor>>,
     pub(super) statistics: Option<Statistics>,
-    pub(super) task_batch: usize,
+    pub(super) task_batch: Option<usize>,
+    pub(super) task_memory: Option<u64>,
 }
 
 impl<L: Clone> MetaTrainer<L> {
@@ -51,7 +54,8 @@ impl<L: Clone> MetaTrainer<L> {
             stop: None,
             monitor: None,
             statistics: None,
-            task_batch: 1,
+            task_batch: None,
+            task_memory: None,
         }
     }
 
@@ -174,18 +178,36 @@ impl<L: Clone> MetaTrainer<L> {
         self
     }
 
-    /// Trains so many tasks of a meta-batch at once, in one program that is as long as that of a single task (default 1): on a
-    /// GPU, where a small task waits for launches and not for arithmetic. Held-out tasks too.
+    /// Trains so many tasks of a meta-batch at once on a lane, in one program that is as long as that of a single task:
+    /// on a GPU, where a small task waits for launches and not for arithmetic. Held-out tasks too. The default is all that a
+    /// lane has of a meta-batch on GPUs, and 1 on CPUs, where nothing is gained by it, and on workers.
     ///
     /// Neither model nor task has to know of it: a task's [`loss`](crate::Task::loss) is recorded on a device that computes
     /// nothing, [`TaskContext::device`](crate::TaskContext::device), and played for all of them. It must make its tensors
-    /// there, at each step, and read nothing back. Tasks whose steps are not the same but for their batches, models with
-    /// dropout, operations that there is no rule for, early stopping and meta-learners that do not
-    /// [stack](crate::MetaLearner::stacks) are trained one by one; a warning says why. A first step is compared with that of
-    /// the tasks by themselves. Numbers are the same up to the order in which they are added up.
+    /// there, at each step, and read nothing back. A first step is compared with those of tasks by themselves. Tasks whose
+    /// steps differ in more than their batches, models with dropout, operations that there is no rule for, early stopping,
+    /// optimizers that do not move each number by itself and meta-learners that do not [stack](crate::MetaLearner::stacks)
+    /// are trained one by one, and a warning says why. Numbers are the same up to the order in which they are added up.
     pub fn with_task_batch(mut self, tasks: usize) -> Self {
-        self.task_batch = tasks.max(1);
+        self.task_batch = Some(tasks.max(1));
         self
+    }
+
+    /// Bytes of a device's memory that the tasks which are trained at once may take (default no limit). What they would take
+    /// is [predicted](crate::MetaRun::task_bytes); a batch that would take more is split.
+    pub fn with_task_memory(mut self, bytes: u64) -> Self {
+        self.task_memory = Some(bytes);
+        self
+    }
+
+    /// Tasks that a lane trains at once.
+    pub(super) fn task_batch(&self, tasks: usize, lanes: &Lanes) -> usize {
+        self.task_batch.unwrap_or_else(|| {
+            match lanes.devices().any(|d| is_cpu(d) || is_remote(d)) {
+                true => 1,
+                false => tasks.div_ceil(lanes.len()).max(1),
+            }
+        })
     }
 
     /// Tells `monitor` of each step of each task, for a progress bar, say.

@@ -202,6 +202,10 @@ impl Sweep {
         progress: &Progress,
     ) -> MetaTrainer<L> {
         let trainer = trainer.with_seed(run.seed).with_monitor(progress.monitor());
+        let trainer = match self.options.task_batch {
+            None => trainer,
+            Some(tasks) => trainer.with_task_batch(tasks),
+        };
         match self.every_task_steps {
             0 => trainer,
             _ => trainer.with_stop(self.stop.clone()),

@@ -1,0 +1,117 @@
+//! Tasks that are trained at once against tasks one by one, on the Omniglot convnet: task steps a second, the bytes that
+//! are predicted and those that the device reserved, and how far the meta-gradients are apart.
+//!
+//! ```text
+//! cargo bench --profile dev --bench stacked -- [DEVICE] [TASKS,…] [FILTERS] [TASK_STEPS] [META_STEPS]
+//! ```
+
+use std::time::Instant;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use leap_core::{Lanes, Leap, MetaTrainer};
+use leap_models::{ConvNet, ConvNetConfig};
+use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
+
+struct Measured {
+    /// Task steps a second, of the fastest meta-step.
+    speed: f64,
+    predicted: Option<u64>,
+    used: Option<u64>,
+    first: Vec<f32>,
+}
+
+fn main() {
+    let arg = leap_tests::arguments();
+    let number = |i: usize, default: &str| arg(i, default).parse::<usize>().expect("a number");
+    let device = leap_core::device(&arg(0, "flex")).expect("a device of this build");
+    let counts = arg(1, "1,5,20");
+    let counts = counts
+        .split(',')
+        .map(|n| n.parse::<usize>().expect("a number"));
+    let (filters, steps, meta_steps) = (number(2, "64"), number(3, "10"), number(4, "3"));
+    let config = ConvNetConfig::new().with_filters(filters);
+    let init = config
+        .init(&device.clone().autodiff())
+        .expect("sound settings");
+    let data = Omniglot::bundled().expect("sound data");
+    let tasks = OmniglotTasksConfig::new()
+        .with_held_out(0)
+        .init(data)
+        .expect("sound settings");
+
+    println!("{}", leap_core::describe_device(&device));
+    println!(
+        "| tasks | one by one, steps/s | at once, steps/s | ratio | predicted MiB | reserved MiB | apart |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let mib =
+        |bytes: Option<u64>| bytes.map_or("–".into(), |b| format!("{:.0}", b as f64 / 1048576.0));
+    for count in counts {
+        let alone = measure(&device, &init, &tasks, [count, 1], steps, meta_steps);
+        let at_once = measure(&device, &init, &tasks, [count, count], steps, meta_steps);
+        let pairs = at_once.first.iter().zip(&alone.first);
+        let start = floats(&init);
+        let moved = alone.first.iter().zip(&start);
+        let norm = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
+            pairs
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        let apart = norm(&mut { pairs }) / norm(&mut { moved });
+        println!(
+            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {apart:.1e} |",
+            alone.speed,
+            at_once.speed,
+            at_once.speed / alone.speed,
+            mib(at_once.predicted.map(|bytes| bytes * count as u64)),
+            mib(at_once.used),
+        );
+    }
+}
+
+fn measure(
+    device: &Device,
+    init: &ConvNet,
+    tasks: &OmniglotSplits,
+    [count, at_once]: [usize; 2],
+    steps: usize,
+    meta_steps: usize,
+) -> Measured {
+    device.memory_cleanup();
+    let lanes = Lanes::single(device);
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(count)
+        .with_task_steps(steps)
+        .with_task_batch(at_once);
+    let mut run = trainer.begin(init.clone()).expect("sound settings");
+    // Kernels are compiled and tuned at their first use.
+    run.step(&tasks.train, &lanes).expect("a meta-step");
+    let first = floats(run.init());
+    let mut best = f64::INFINITY;
+    for _ in 0..meta_steps {
+        let start = Instant::now();
+        run.step(&tasks.train, &lanes).expect("a meta-step");
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let used = device.memory_pool_usage();
+    Measured {
+        speed: (count * steps) as f64 / best,
+        predicted: run.task_bytes(),
+        used: used.map(|used| used.bytes_reserved),
+        first,
+    }
+}
+
+fn floats<M: Module>(model: &M) -> Vec<f32> {
+    struct Values(Vec<f32>);
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(param.val().into_data().iter::<f32>());
+        }
+    }
+    let mut values = Values(Vec::new());
+    model.visit(&mut values);
+    values.0
+}
