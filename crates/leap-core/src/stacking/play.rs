@@ -20,6 +20,7 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{BoolDType, DType, Device, Int, IntDType, Shape, Slice, Tensor, TensorData};
 
 use super::Unstackable;
+use crate::devices::device::is_cpu;
 
 /// A tensor of all tasks.
 #[derive(Clone, Debug)]
@@ -66,6 +67,7 @@ impl Types {
 pub(super) struct Player {
     tasks: usize,
     device: Device,
+    is_cpu: bool,
     types: Types,
     values: HashMap<TensorId, Value>,
     /// By the id of the layer's running mean.
@@ -235,6 +237,7 @@ impl Player {
         Self {
             tasks,
             device: device.clone(),
+            is_cpu: is_cpu(device),
             types,
             values: HashMap::new(),
             norms,
@@ -623,18 +626,22 @@ impl Player {
             Op::Linear(op) => self.linear(op)?,
             Op::BatchNorm(op) => self.batch_norm(op)?,
             Op::Conv2d(op) => {
-                let x = self.joined(&op.x)?;
-                let (weight, bias) = self.filters(&op.weight, op.bias.as_ref())?;
-                let mut options: ConvOptions<2> = op.options.clone().into();
-                options.groups *= self.tasks;
-                self.put(&op.out, Dispatch::conv2d(x, weight, bias, options), true);
+                let options: ConvOptions<2> = op.options.clone().into();
+                let groups = options.groups;
+                let conv = |x, weight, bias, groups| {
+                    let options = options.clone();
+                    Dispatch::conv2d(x, weight, bias, ConvOptions { groups, ..options })
+                };
+                self.convolve(&op.x, &op.weight, op.bias.as_ref(), &op.out, groups, conv)?;
             }
             Op::Conv1d(op) => {
-                let x = self.joined(&op.x)?;
-                let (weight, bias) = self.filters(&op.weight, op.bias.as_ref())?;
-                let mut options: ConvOptions<1> = op.options.clone().into();
-                options.groups *= self.tasks;
-                self.put(&op.out, Dispatch::conv1d(x, weight, bias, options), true);
+                let options: ConvOptions<1> = op.options.clone().into();
+                let groups = options.groups;
+                let conv = |x, weight, bias, groups| {
+                    let options = options.clone();
+                    Dispatch::conv1d(x, weight, bias, ConvOptions { groups, ..options })
+                };
+                self.convolve(&op.x, &op.weight, op.bias.as_ref(), &op.out, groups, conv)?;
             }
             Op::MaxPool2d(op) => {
                 let x = self.joined(&op.x)?;
@@ -706,22 +713,44 @@ impl Player {
         Ok(())
     }
 
-    /// Filters of all tasks, one behind the other.
-    fn filters(
+    /// A convolution of all tasks is one with as many groups. CPUs, to which launches are nothing, have better code for
+    /// the tasks' own.
+    fn convolve(
         &mut self,
+        x: &TensorIr,
         weight: &TensorIr,
         bias: Option<&TensorIr>,
-    ) -> Result<(DispatchTensor, Option<DispatchTensor>), Unstackable> {
+        out: &TensorIr,
+        groups: usize,
+        conv: impl Fn(DispatchTensor, DispatchTensor, Option<DispatchTensor>, usize) -> DispatchTensor,
+    ) -> Result<(), Unstackable> {
+        let (tasks, channels) = (self.tasks, x.shape[1]);
         let mut dims = Vec::from_iter(weight.shape.iter().copied());
-        dims[0] *= self.tasks;
         let filters = dims[0];
-        let weight = self.leading(weight)?;
-        let weight = Dispatch::float_reshape(weight, Shape::from(dims));
-        let bias = bias.map(|bias| {
-            let bias = self.leading(bias)?;
-            Ok(Dispatch::float_reshape(bias, Shape::new([filters])))
-        });
-        Ok((weight, bias.transpose()?))
+        dims[0] *= tasks;
+        let x = self.joined(x)?;
+        let weight = Dispatch::float_reshape(self.leading(weight)?, Shape::from(dims));
+        let bias = bias.map(|bias| self.leading(bias)).transpose()?;
+        let bias = bias.map(|b| Dispatch::float_reshape(b, Shape::new([tasks * filters])));
+        let y = match self.is_cpu {
+            false => conv(x, weight, bias, groups * tasks),
+            true => {
+                let part = |tensor: &DispatchTensor, dim: usize, task: usize, size: usize| {
+                    let mut slices = vec![Slice::new(0, None, 1); tensor.shape().num_dims()];
+                    let (first, end) = (task * size, (task + 1) * size);
+                    slices[dim] = Slice::new(first as isize, Some(end as isize), 1);
+                    Dispatch::float_slice(tensor.clone(), &slices)
+                };
+                let each = (0..tasks).map(|task| {
+                    let bias = bias.as_ref().map(|bias| part(bias, 0, task, filters));
+                    let x = part(&x, 1, task, channels);
+                    conv(x, part(&weight, 0, task, filters), bias, groups)
+                });
+                Dispatch::float_cat(each.collect(), 1)
+            }
+        };
+        self.put(out, y, true);
+        Ok(())
     }
 
     fn linear(&mut self, op: &LinearOpIr) -> Result<(), Unstackable> {
