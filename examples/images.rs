@@ -47,8 +47,8 @@ struct Args {
     /// Adapt an initialization that this program saved to all of --data, and compare it with training from scratch
     #[arg(long, requires = "data", value_name = "INIT")]
     adapt: Option<PathBuf>,
-    /// Methods: leap, reptile, fomaml, fomaml-query, maml, finetuning; for leap with the endings -energy, -noloss,
-    /// -nostab, in this order. Learning from scratch (none) is always there
+    /// Methods: leap, reptile, fomaml, fomaml-query, anil, boil, maml, finetuning; for leap with the endings -energy,
+    /// -noloss, -nostab, in this order. Learning from scratch (none) is always there
     #[arg(long, value_delimiter = ',', default_value = "leap,none")]
     methods: Vec<Method>,
     /// Seeds of all that is random

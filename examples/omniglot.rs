@@ -14,7 +14,7 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::{MetaTrainer, Method, Statistics, TaskError};
+use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
     Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
 };
@@ -32,10 +32,10 @@ struct Args {
     /// A smaller experiment; flags given as well have precedence
     #[arg(long)]
     quick: bool,
-    /// Methods: leap, reptile, fomaml, fomaml-query, maml, finetuning; for leap with the endings -energy, -noloss,
-    /// -nostab, in this order. Learning from scratch (none) is always there
-    #[arg(long, value_delimiter = ',', default_value = "leap,none")]
-    methods: Vec<Method>,
+    /// Methods: leap, reptile, sequential-reptile, fomaml, fomaml-query, anil, boil, maml, finetuning; for leap with the
+    /// endings -energy, -noloss, -nostab, in this order. Learning from scratch (none) is always there
+    #[arg(long, value_delimiter = ',', default_value = "leap,none", value_parser = known)]
+    methods: Vec<String>,
     /// All eight variants of Leap as well
     #[arg(long)]
     ablation: bool,
@@ -63,7 +63,7 @@ struct Args {
     /// Learning rate of the tasks
     #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
     task_lr: f64,
-    /// Learning rate of meta-training [default: 0.1; maml and fomaml 0.5]
+    /// Learning rate of meta-training [default: 0.1; maml, fomaml, anil and boil 0.5]
     #[arg(long, value_parser = positive::<f64>)]
     meta_lr: Option<f64>,
     /// Training steps that maml differentiates through
@@ -118,6 +118,17 @@ struct Args {
     #[command(flatten)]
     options: RunOptions,
 }
+
+/// The name of a method, if it is one.
+fn known(name: &str) -> Result<String, leap_core::Error> {
+    if name != SEQUENTIAL {
+        name.parse::<Method>()?;
+    }
+    Ok(name.to_string())
+}
+
+/// Reptile on one path over batches of all tasks of a meta-batch.
+const SEQUENTIAL: &str = "sequential-reptile";
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize)]
 enum Optimizer {
@@ -188,9 +199,13 @@ impl Experiment for Alphabets {
     }
 
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
-        let (method, meta_lr) = match run.method()? {
+        let method = match &*run.method {
+            SEQUENTIAL => Reptile.into(),
+            _ => run.method()?,
+        };
+        let (method, meta_lr) = match method {
             Method::Maml(m) => (m.with_difference(self.args.maml_difference).into(), 0.5),
-            Method::Fomaml(fomaml) => (Method::Fomaml(fomaml), 0.5),
+            Method::Fomaml(_) | Method::Anil(_) | Method::Boil(_) => (method, 0.5),
             other => (other, 0.1),
         };
         let meta_lr = self.args.meta_lr.unwrap_or(meta_lr);
@@ -212,6 +227,13 @@ impl Experiment for Alphabets {
     fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
         let (run, trainer) = (session.run(), session.trainer()?);
         let (scratch, tasks) = (session.scratch()?, self.train(run)?);
+        if run.method == SEQUENTIAL {
+            let trainer = trainer
+                .with_meta_batch_size(1)
+                .with_task_steps(self.meta_batch * self.task_steps);
+            let tasks = Sequential::new(tasks, self.meta_batch);
+            return session.meta_train(trainer, scratch, &tasks);
+        }
         match run.method()? {
             // One body on batches of all alphabets, with a head for each: as many steps as a meta-batch has.
             Method::Finetuning(_) => {
@@ -252,7 +274,7 @@ fn run(args: Args) -> Result<(), TaskError> {
         [] => Omniglot::bundled()?,
         paths => Omniglot::load(paths, args.image_size)?,
     };
-    let variants: Vec<Method> = Method::leap_variants().collect();
+    let variants: Vec<String> = Method::leap_variants().map(|m| m.to_string()).collect();
     let variants = if args.ablation { &variants[..] } else { &[] };
     let out = if args.quick {
         "runs/omniglot-quick"

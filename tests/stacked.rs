@@ -11,8 +11,8 @@ use burn::optim::{AdamConfig, ModuleOptimizer, RmsPropConfig, SgdConfig};
 use burn::tensor::activation::{gelu, sigmoid, softmax, tanh};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use leap_core::{
-    Lanes, Leap, Maml, MetaLearner, MetaTrainer, Method, Predict, Report, StepLoss, Task,
-    TaskContext, TaskError, TaskSet, reinitialize, run_rng,
+    Anil, Boil, Lanes, Leap, Maml, MetaLearner, MetaTrainer, Method, Predict, Report, StepLoss,
+    Task, TaskContext, TaskError, TaskSet, reinitialize, run_rng,
 };
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -149,7 +149,8 @@ fn every_first_order_method_on_sinusoids() {
 fn convolutions_and_normalization_on_omniglot() {
     let tasks = omniglot();
     for (name, device) in cpu_devices() {
-        for method in methods() {
+        let parts = [Anil::default().into(), Boil::default().into()];
+        for method in methods().into_iter().chain(parts) {
             let trainer = MetaTrainer::new(method)
                 .with_meta_batch_size(5)
                 .with_task_optimizer(SgdConfig::new().init(), 0.02)

@@ -8,6 +8,8 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, TaskError};
+use crate::learners::anil::Anil;
+use crate::learners::boil::Boil;
 use crate::learners::finetuning::Finetuning;
 use crate::learners::fomaml::Fomaml;
 use crate::learners::leap::{Leap, Norm};
@@ -15,13 +17,15 @@ use crate::learners::maml::Maml;
 use crate::learners::no_pretraining::NoPretraining;
 use crate::learners::reptile::Reptile;
 use crate::space::params::ParamSpace;
+use crate::space::path::LearningPath;
+use crate::tasks::curve::LearningCurve;
 use crate::tasks::task::Task;
 use crate::training::inner::InnerLoop;
 use crate::training::learner::{Learned, MetaLearner};
 
 /// Any of the meta-learners, for comparisons.
 ///
-/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `maml`, `finetuning` and `none`; Leap's settings are
+/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `anil`, `boil`, `maml`, `finetuning` and `none`; Leap's settings are
 /// endings: `leap-energy`, `leap-noloss`, `leap-nostab`, `leap-energy-noloss`, …
 ///
 /// ```
@@ -40,6 +44,10 @@ pub enum Method {
     Reptile(Reptile),
     /// [`Fomaml`].
     Fomaml(Fomaml),
+    /// [`Anil`].
+    Anil(Anil),
+    /// [`Boil`].
+    Boil(Boil),
     /// [`Maml`].
     Maml(Maml),
     /// [`Finetuning`].
@@ -60,9 +68,25 @@ impl<M: Module> MetaLearner<M> for Method {
             Self::Leap(learner) => learner.learn(space, inner, model, task),
             Self::Reptile(learner) => learner.learn(space, inner, model, task),
             Self::Fomaml(learner) => learner.learn(space, inner, model, task),
+            Self::Anil(learner) => learner.learn(space, inner, model, task),
+            Self::Boil(learner) => learner.learn(space, inner, model, task),
             Self::Maml(learner) => learner.learn(space, inner, model, task),
             Self::Finetuning(learner) => learner.learn(space, inner, model, task),
             Self::NoPretraining(learner) => learner.learn(space, inner, model, task),
+        }
+    }
+
+    fn adapt<T: Task<M>>(
+        &self,
+        inner: &InnerLoop,
+        model: M,
+        task: &mut T,
+        path: &mut impl LearningPath,
+    ) -> Result<(M, LearningCurve), TaskError> {
+        match self {
+            Self::Anil(learner) => learner.adapt(inner, model, task, path),
+            Self::Boil(learner) => learner.adapt(inner, model, task, path),
+            _ => inner.run(model, task, path),
         }
     }
 
@@ -96,6 +120,24 @@ impl From<Leap> for Method {
     }
 }
 
+impl From<Reptile> for Method {
+    fn from(reptile: Reptile) -> Self {
+        Self::Reptile(reptile)
+    }
+}
+
+impl From<Anil> for Method {
+    fn from(anil: Anil) -> Self {
+        Self::Anil(anil)
+    }
+}
+
+impl From<Boil> for Method {
+    fn from(boil: Boil) -> Self {
+        Self::Boil(boil)
+    }
+}
+
 impl From<Maml> for Method {
     fn from(maml: Maml) -> Self {
         Self::Maml(maml)
@@ -120,6 +162,8 @@ impl fmt::Display for Method {
             Self::Reptile(_) => f.write_str("reptile"),
             Self::Fomaml(Fomaml { query: false }) => f.write_str("fomaml"),
             Self::Fomaml(Fomaml { query: true }) => f.write_str("fomaml-query"),
+            Self::Anil(_) => f.write_str("anil"),
+            Self::Boil(_) => f.write_str("boil"),
             Self::Maml(_) => f.write_str("maml"),
             Self::Finetuning(_) => f.write_str("finetuning"),
             Self::NoPretraining(_) => f.write_str("none"),
@@ -135,6 +179,8 @@ impl FromStr for Method {
             Self::Reptile(Reptile),
             Self::Fomaml(Fomaml::new()),
             Self::Fomaml(Fomaml::new().with_query(true)),
+            Self::Anil(Anil::default()),
+            Self::Boil(Boil::default()),
             Self::Maml(Maml::new()),
             Self::Finetuning(Finetuning),
             Self::NoPretraining(NoPretraining),
@@ -142,8 +188,8 @@ impl FromStr for Method {
         let mut all = Self::leap_variants().chain(others);
         all.find(|method| method.to_string() == name).ok_or_else(|| {
             Error::InvalidSetting(format!(
-                "there is no method `{name}`; there are leap, reptile, fomaml, fomaml-query, maml, finetuning \
-                 and none, and for leap the endings -energy, -noloss and -nostab, in this order"
+                "there is no method `{name}`; there are leap, reptile, fomaml, fomaml-query, anil, boil, maml, \
+                 finetuning and none, and for leap the endings -energy, -noloss and -nostab, in this order"
             ))
         })
     }
@@ -173,6 +219,8 @@ mod tests {
             "reptile",
             "fomaml",
             "fomaml-query",
+            "anil",
+            "boil",
             "maml",
             "finetuning",
             "none",

@@ -1,8 +1,11 @@
 //! The meta-learners, a file each.
 
+pub(crate) mod anil;
+pub(crate) mod boil;
 pub(crate) mod finetuning;
 pub(crate) mod fomaml;
 pub(crate) mod leap;
+pub(crate) mod learned_rates;
 pub(crate) mod maml;
 pub(crate) mod method;
 pub(crate) mod no_pretraining;

@@ -1,10 +1,38 @@
 //! What the tasks of a meta-batch add up to.
 
 use burn::optim::GradientsParams;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::error::Error;
-use crate::space::params::ParamVector;
+use crate::space::params::{ParamVector, read_back};
+use crate::space::path::SHORTEST;
+
+/// The mean cosine between two of `gradients`, as the square of the sum of unit vectors has it; `None` if fewer than two of
+/// them have a direction.
+pub(crate) fn coherence(gradients: &[&ParamVector]) -> Result<Option<f64>, Error> {
+    if gradients.len() < 2 {
+        return Ok(None);
+    }
+    let mut squares = Vec::with_capacity(gradients.len() + 1);
+    let mut sum: Option<ParamVector> = None;
+    for gradient in gradients {
+        let square = gradient.dot(gradient);
+        let unit = (*gradient).clone();
+        let unit = unit.scale(&square.clone().clamp_min(SHORTEST).sqrt().recip());
+        squares.push(square);
+        sum = Some(match sum {
+            None => unit,
+            Some(sum) => sum + unit,
+        });
+    }
+    squares.extend(sum.map(|sum| sum.dot(&sum)));
+    let squares = read_back(Tensor::cat(squares, 0))?;
+    let Some((whole, squares)) = squares.split_last() else {
+        return Ok(None);
+    };
+    let count = squares.iter().filter(|square| **square > SHORTEST).count() as f64;
+    Ok((count > 1.0).then(|| (whole - count) / (count * (count - 1.0))))
+}
 
 /// The mean of the meta-gradients of a meta-batch's tasks: an ordinary gradient, for any Burn
 /// optimizer.

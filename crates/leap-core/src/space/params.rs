@@ -163,6 +163,11 @@ impl ParamSpace {
         self.params.iter().map(|p| (p.id, p.path.as_str()))
     }
 
+    /// How many numbers each parameter has.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.params.iter().map(SharedParam::num_values)
+    }
+
     /// Number of scalar parameters.
     pub fn num_params(&self) -> usize {
         self.params.iter().map(SharedParam::num_values).sum()
@@ -294,7 +299,7 @@ impl ParamVector {
 
     /// The values of each parameter, flat, in the order of [`ParamSpace::params`].
     pub fn split(&self) -> Vec<Tensor<1>> {
-        let sizes = self.space.params.iter().map(SharedParam::num_values);
+        let sizes = self.space.sizes();
         let stack = self.space.stack;
         if stack == 1 {
             return self.values.clone().split_with_sizes(sizes.collect(), 0);

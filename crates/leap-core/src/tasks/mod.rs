@@ -3,4 +3,5 @@
 pub(crate) mod curve;
 pub(crate) mod monitor;
 pub(crate) mod report;
+pub(crate) mod sequential;
 pub(crate) mod task;

@@ -148,6 +148,11 @@ pub struct Report {
     pub meta_step: usize,
     /// The tasks, in order.
     pub tasks: Vec<TaskReport>,
+    /// How far the tasks agree on where the initialization is to go: the mean cosine between the meta-gradients of two of
+    /// them. At 0, what one gains from a meta-step the others do not, and a shared initialization cannot help. `None` of
+    /// fewer than two meta-gradients, and of processes that share a meta-batch.
+    #[serde(default, with = "number::option")]
+    pub coherence: Option<f64>,
     /// Wall-clock seconds.
     pub seconds: f64,
 }

@@ -1,14 +1,15 @@
 //! The inner loop: a model is adapted to a task, step by step.
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, TaskError};
 use crate::saving::task::{Breaks, SavedTask};
-use crate::space::params::read_back;
+use crate::space::params::{ParamSpace, read_back};
 use crate::space::path::LearningPath;
 use crate::tasks::curve::{CurveLog, LearningCurve};
 use crate::tasks::monitor::Watched;
@@ -29,6 +30,8 @@ pub struct InnerLoop {
     lr: Arc<Schedule>,
     /// When training ends before its last step.
     pub stopping: Option<EarlyStopping>,
+    /// The part of the model that is trained, where it is not all of it.
+    pub(crate) trained: Option<ParamGroup>,
     /// By which statistics a model is looked at on the way.
     pub(crate) statistics: Option<Statistics>,
     /// When training is saved, and when it stops before its end.
@@ -52,6 +55,7 @@ impl InnerLoop {
             optimizer: optimizer.into(),
             lr: Arc::new(move |_| Ok(lr.clone())),
             stopping: None,
+            trained: None,
             statistics: None,
             breaks: Breaks::default(),
             watched: None,
@@ -79,6 +83,12 @@ impl InnerLoop {
     /// Ends training when a task's [validation](Task::validate) error no longer falls.
     pub fn with_early_stopping(mut self, stopping: EarlyStopping) -> Self {
         self.stopping = Some(stopping);
+        self
+    }
+
+    /// Trains that part of the model alone; a path's gradients are of all of it nevertheless.
+    pub(crate) fn with_trained(mut self, part: ParamGroup) -> Self {
+        self.trained = Some(part);
         self
     }
 
@@ -142,6 +152,8 @@ impl InnerLoop {
                 watched.restored(first);
             }
         }
+        let frozen = self.trained.as_ref().map(|group| frozen(&model, group));
+        let frozen = frozen.transpose()?;
         let mut taken = steps;
         for step in first..steps {
             // The path is asked first: a task may change when it is saved.
@@ -166,7 +178,13 @@ impl InnerLoop {
             let grads = GradientsParams::from_grads(loss.backward(), &model);
             let loss = loss.inner();
             path.record(&model, &loss, &grads)?;
-            let grads = transform(&model, grads)?;
+            let mut grads = transform(&model, grads)?;
+            if let Some(frozen) = &frozen {
+                model.visit(&mut Forget {
+                    ids: frozen,
+                    grads: &mut grads,
+                });
+            }
             model = optimizer.step(lr.step(), model, grads);
             if let Some(watched) = &self.watched {
                 (0..loss.dims()[0]).for_each(|_| watched.step(score.flatten()));
@@ -193,6 +211,29 @@ impl InnerLoop {
             *each.lock().unwrap_or_else(PoisonError::into_inner) = curves;
         }
         Ok((model, curve))
+    }
+}
+
+/// The parameters of `model` that `trained` does not match.
+fn frozen<M: Module>(model: &M, trained: &ParamGroup) -> Result<HashSet<ParamId>, Error> {
+    let all = ParamSpace::new(model, &ParamGroup::all())?;
+    let trained = ParamSpace::new(model, trained)?;
+    let kept: HashSet<ParamId> = trained.params().map(|(id, _)| id).collect();
+    let ids = all.params().map(|(id, _)| id);
+    Ok(ids.filter(|id| !kept.contains(id)).collect())
+}
+
+/// Takes gradients away.
+struct Forget<'a> {
+    ids: &'a HashSet<ParamId>,
+    grads: &'a mut GradientsParams,
+}
+
+impl ModuleVisitor for Forget<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.ids.contains(&param.id) {
+            drop(self.grads.remove::<D>(param.id));
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::saving::checkpoint::Settings;
 use crate::saving::task::{Breaks, TaskFolder};
 use crate::seed::{Purpose, TaskSeed};
 use crate::space::copy::{task_copy, task_copy_on};
-use crate::space::meta_gradient::MetaGradient;
+use crate::space::meta_gradient::{MetaGradient, coherence};
 use crate::space::params::{ParamSpace, digest};
 use crate::space::trace::PathTrace;
 use crate::stacking::Plan;
@@ -210,14 +210,15 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
             trainer.train_tasks(&attempts, init, folder_of, plan, &keep)
         });
         let trained = trained.map(|batches| batches.into_iter().flatten().collect::<Vec<_>>());
-        let (tasks, meta) = match lanes.cluster() {
+        let (tasks, meta, coherence) = match lanes.cluster() {
             None => {
                 let (reports, gradients): (_, Vec<_>) = trained?.into_iter().unzip();
+                let coherence = coherence(&Vec::from_iter(gradients.iter().flatten()))?;
                 let mut meta = MetaGradient::new();
                 for gradient in gradients.into_iter().flatten() {
                     meta.add(gradient)?;
                 }
-                (reports, meta)
+                (reports, meta, coherence)
             }
             Some(cluster) => {
                 let trained = trained.map(|trained| {
@@ -228,12 +229,16 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
                         .collect()
                 });
                 let init = self.space.point(&self.init)?;
-                cluster::join(cluster, lanes.summation(), &init, picks.len(), trained)?
+                let summation = lanes.summation();
+                let (reports, meta) =
+                    cluster::join(cluster, summation, &init, picks.len(), trained)?;
+                (reports, meta, None)
             }
         };
         let report = Report {
             meta_step: self.meta_step,
             tasks,
+            coherence,
             seconds: start.elapsed().as_secs_f64(),
         };
         Ok((report, meta, folder))

@@ -9,6 +9,7 @@ use crate::figures::{Chart, Series, mean_and_deviation};
 use crate::report::Figure;
 use crate::sweep::results::{RunResult, curves};
 use crate::sweep::run::Run;
+use crate::tracking::json_lines::MetaStepMetrics;
 
 /// Runs that differ in their seed alone.
 pub(super) struct Group<'a> {
@@ -235,14 +236,15 @@ pub(super) fn against(done: &[RunResult], setting: &str) -> Vec<Chart> {
 
 /// The tasks of each meta-batch, over meta-steps.
 pub(super) fn over_meta_steps(done: &[RunResult]) -> Vec<Chart> {
-    type Pick = fn(&Summary) -> Option<f64>;
-    let panels: [(&str, Pick); 6] = [
-        ("Training loss", |s| Some(s.loss)),
-        ("Score", |s| s.score),
-        ("Length of the path", |s| s.path_length),
-        ("Energy of the path", |s| s.path_energy),
-        ("Straightness of the path", |s| s.path_straightness),
-        ("Cosine between segments", |s| s.path_cosine),
+    type Pick = fn(&MetaStepMetrics) -> Option<f64>;
+    let panels: [(&str, Pick); 7] = [
+        ("Training loss", |m| Some(m.tasks.loss)),
+        ("Score", |m| m.tasks.score),
+        ("Length of the path", |m| m.tasks.path_length),
+        ("Energy of the path", |m| m.tasks.path_energy),
+        ("Straightness of the path", |m| m.tasks.path_straightness),
+        ("Cosine between segments", |m| m.tasks.path_cosine),
+        ("Cosine between meta-gradients", |m| m.coherence),
     ];
     let groups = groups(done);
     let groups = highest(&groups);
@@ -257,7 +259,7 @@ pub(super) fn over_meta_steps(done: &[RunResult]) -> Vec<Chart> {
                     let last = r.meta_steps.last().map_or(0, |m| m.meta_step);
                     let mut values = vec![f64::NAN; last];
                     for metrics in &r.meta_steps {
-                        let value = pick(&metrics.tasks).unwrap_or(f64::NAN);
+                        let value = pick(metrics).unwrap_or(f64::NAN);
                         if let Some(place) = values.get_mut(metrics.meta_step.wrapping_sub(1)) {
                             *place = value;
                         }

@@ -18,6 +18,9 @@ pub struct MetaStepMetrics {
     /// Means over its tasks.
     #[serde(flatten)]
     pub tasks: Summary,
+    /// The mean cosine between its tasks' meta-gradients ([`Report::coherence`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coherence: Option<f64>,
     /// Wall-clock seconds.
     pub seconds: f64,
 }
@@ -28,6 +31,7 @@ impl MetaStepMetrics {
         Self {
             meta_step: report.meta_step + 1,
             tasks: report.summary(),
+            coherence: report.coherence.filter(|cosine| cosine.is_finite()),
             seconds: report.seconds,
         }
     }

@@ -1,0 +1,127 @@
+//! Several tasks as one path: a step of one of them, then a step of another.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use rand::Rng;
+
+use crate::error::TaskError;
+use crate::seed::{TaskRng, TaskSeed};
+use crate::tasks::task::{HeldOut, StepLoss, Task, TaskContext, TaskSet};
+
+/// The stream of a task's seed that says whose turn it is.
+const TURNS: u64 = 3;
+
+/// Tasks whose steps are those of several tasks of a set, in random order.
+///
+/// [`Reptile`](crate::Reptile) on it is **Sequential Reptile** (Lee, Lee, Lee, Hwang: "Sequential Reptile: Inter-Task Gradient
+/// Alignment for Multilingual Learning", ICLR 2022, [arXiv 2110.02600](https://arxiv.org/abs/2110.02600), algorithm 1):
+/// one path over batches of all tasks of a meta-batch, after which the initialization moves towards its end. A meta-batch is one
+/// such task, of as many steps as those of the others have together:
+///
+/// ```
+/// use leap_core::{MetaTrainer, Reptile, Sequential};
+/// # use leap_core::TaskSet;
+/// # fn example<M: burn::module::Module, S: TaskSet<M> + Clone>(tasks: S) {
+/// let trainer = MetaTrainer::new(Reptile).with_meta_batch_size(1).with_task_steps(20 * 100);
+/// let tasks = Sequential::new(tasks, 20);
+/// # }
+/// ```
+///
+/// The tasks share all of the model: none may have a part of its own ([`Task::start`]).
+#[derive(Clone, Debug)]
+pub struct Sequential<S> {
+    tasks: S,
+    together: usize,
+}
+
+impl<S> Sequential<S> {
+    /// So many of `tasks` in each path, drawn anew each time, as far as there are so many; at least one.
+    pub fn new(tasks: S, together: usize) -> Self {
+        Self {
+            tasks,
+            together: together.max(1),
+        }
+    }
+}
+
+impl<M: Module, S: TaskSet<M>> TaskSet<M> for Sequential<S> {
+    type Task = SequentialTask<S::Task>;
+
+    /// One, which is another each time.
+    fn len(&self) -> usize {
+        self.tasks.len().min(1)
+    }
+
+    fn name(&self, _index: usize) -> String {
+        "tasks in random order".to_string()
+    }
+
+    fn task(&self, _index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
+        let mut rng = context.seed.rng(TURNS);
+        let count = self.together.min(self.tasks.len());
+        let picks = rand::seq::index::sample(&mut rng, self.tasks.len(), count);
+        let task = |(place, index)| {
+            let own = TaskContext {
+                seed: TaskSeed {
+                    task: context.seed.task * self.together as u64 + place as u64,
+                    ..context.seed
+                },
+                ..context.clone()
+            };
+            self.tasks.task(index, &own)
+        };
+        let tasks = picks.into_iter().enumerate().map(task);
+        Ok(SequentialTask {
+            tasks: tasks.collect::<Result<_, _>>()?,
+            rng,
+        })
+    }
+}
+
+/// Several tasks as one, of a [`Sequential`] set.
+#[derive(Clone, Debug)]
+pub struct SequentialTask<T> {
+    tasks: Vec<T>,
+    rng: TaskRng,
+}
+
+impl<T> SequentialTask<T> {
+    /// Whose turn it is.
+    fn next(&mut self) -> &mut T {
+        let place = self.rng.random_range(0..self.tasks.len());
+        &mut self.tasks[place]
+    }
+}
+
+impl<M: Module, T: Task<M>> Task<M> for SequentialTask<T> {
+    fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
+        self.next().loss(model)
+    }
+
+    fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
+        self.next().query(model)
+    }
+
+    fn fork(&self) -> Option<Self> {
+        let tasks = self.tasks.iter().map(Task::<M>::fork);
+        Some(Self {
+            tasks: tasks.collect::<Option<_>>()?,
+            rng: self.rng.clone(),
+        })
+    }
+
+    /// The mean over the tasks.
+    fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        let scores = self.tasks.iter_mut().map(|task| task.held_out(model));
+        let scores = scores.collect::<Result<Option<Vec<HeldOut>>, _>>()?;
+        let Some(scores) = scores.filter(|scores| !scores.is_empty()) else {
+            return Ok(None);
+        };
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let accuracies = scores.iter().map(|score| score.accuracy);
+        Ok(Some(HeldOut {
+            loss: mean(scores.iter().map(|score| score.loss).collect()),
+            accuracy: accuracies.collect::<Option<Vec<f64>>>().map(mean),
+        }))
+    }
+}

@@ -1,0 +1,341 @@
+//! What came after Leap, against loops by hand: ANIL, BOIL, Sequential Reptile, the coherence of a meta-batch.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::activation::tanh;
+use burn::tensor::{Device, Tensor};
+use leap_core::{
+    Anil, Boil, Error, InnerLoop, Lanes, Leap, LearnedRates, LearningPath, MetaLearner,
+    MetaTrainer, Method, ParamSpace, Predict, Purpose, RateOf, Rated, Reptile, Sequential, Task,
+    TaskContext, TaskSeed, TaskSet, reinitialize, run_rng, task_copy,
+};
+use leap_tasks::Sinusoids;
+
+#[derive(Module, Debug)]
+struct Net {
+    body: Linear,
+    head: Linear,
+}
+
+impl Predict<Tensor<2>> for Net {
+    fn predict(&self, x: Tensor<2>) -> Tensor<2> {
+        self.head.forward(tanh(self.body.forward(x)))
+    }
+}
+
+fn net() -> Net {
+    let device = Device::flex().autodiff();
+    let net = Net {
+        body: LinearConfig::new(1, 12).init(&device),
+        head: LinearConfig::new(12, 1).init(&device),
+    };
+    reinitialize(net, &ParamGroup::all(), &mut run_rng(3, "parameters"))
+}
+
+fn floats<M: Module>(model: &M) -> Vec<f32> {
+    struct Values(Vec<f32>);
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(param.val().into_data().iter::<f32>());
+        }
+    }
+    let mut values = Values(Vec::new());
+    model.visit(&mut values);
+    values.0
+}
+
+const STEPS: usize = 4;
+const LR: f64 = 0.02;
+
+fn context(seed: u64, purpose: Purpose, task: u64) -> TaskContext {
+    TaskContext {
+        seed: TaskSeed {
+            seed,
+            purpose,
+            meta_step: 0,
+            task,
+        },
+        device: Device::flex().autodiff(),
+        steps: STEPS,
+    }
+}
+
+/// A task of the first meta-batch of a set of one.
+fn first_task(tasks: &Sinusoids) -> impl Task<Net> {
+    TaskSet::<Net>::task(tasks, 0, &context(0, Purpose::Training, 0)).unwrap()
+}
+
+#[test]
+fn anil_and_boil_move_a_part_inside_and_learn_all_of_the_model() {
+    let tasks = Sinusoids::new().with_tasks(1);
+    let cases = [
+        (Method::Anil(Anil::default()), "head"),
+        (Method::Boil(Boil::default()), "body"),
+    ];
+    for (method, part) in cases {
+        let init = net();
+        let meta_lr = 0.1;
+        let trainer = MetaTrainer::new(method)
+            .with_meta_batch_size(1)
+            .with_task_steps(STEPS)
+            .with_task_optimizer(SgdConfig::new().init(), LR)
+            .with_meta_optimizer(SgdConfig::new().init(), meta_lr);
+        let mut run = trainer.begin(init.clone()).unwrap();
+        let lanes = Lanes::single(&Device::flex());
+        let report = run.step(&tasks, &lanes).unwrap();
+
+        // By hand: SGD on one part, then the gradient of a query batch for both.
+        let mut task = first_task(&tasks);
+        let mut model = task_copy(&init);
+        let mut losses = Vec::new();
+        for _ in 0..STEPS {
+            let loss = task.loss(&model).unwrap().loss;
+            losses.push(f64::from(loss.clone().into_scalar::<f32>()));
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            let mut optimizer = SgdConfig::new().init();
+            let moved = optimizer.step(LR, task_copy(&model), grads);
+            model = match part {
+                "head" => Net {
+                    body: model.body,
+                    head: moved.head,
+                },
+                _ => Net {
+                    body: moved.body,
+                    head: model.head,
+                },
+            };
+        }
+        let grads = task.query(&model).unwrap().backward();
+        let grads = GradientsParams::from_grads(grads, &model);
+        let space = ParamSpace::new(&init, &ParamGroup::all()).unwrap();
+        let gradient = space.gradient(&model, &grads).unwrap().to_vec().unwrap();
+        assert_eq!(report.tasks[0].curve.loss, losses, "{method}");
+        let moved = floats(run.init());
+        for ((new, old), gradient) in moved.iter().zip(floats(&init)).zip(gradient) {
+            let expected = f64::from(old) - meta_lr * gradient;
+            assert!(
+                (f64::from(*new) - expected).abs() < 1e-6,
+                "{method}: {new} for {expected}"
+            );
+        }
+        // Both parts are meta-learned.
+        let body = 24;
+        assert_ne!(moved[..body], floats(&init)[..body], "{method}");
+        assert_ne!(moved[body..], floats(&init)[body..], "{method}");
+        // A held-out task leaves the other part alone, too.
+        let kept = |_: &leap_core::TaskReport, trained: &Net| {
+            let (old, new) = (floats(&init), floats(trained));
+            let (body_moved, head_moved) = (old[..body] != new[..body], old[body..] != new[body..]);
+            assert_eq!((body_moved, head_moved), (part == "body", part == "head"));
+            Ok(())
+        };
+        trainer.evaluate_with(&init, &tasks, &lanes, kept).unwrap();
+    }
+}
+
+#[test]
+fn a_head_that_is_not_there_is_refused() {
+    let anil = Anil {
+        head: "classifier",
+        ..Anil::default()
+    };
+    let trainer = MetaTrainer::new(anil)
+        .with_meta_batch_size(1)
+        .with_task_steps(2);
+    let mut run = trainer.begin(net()).unwrap();
+    let step = run.step(&Sinusoids::new(), &Lanes::single(&Device::flex()));
+    assert!(matches!(step, Err(Error::NothingShared)), "{step:?}");
+}
+
+#[test]
+fn sequential_reptile_is_one_path_over_all_tasks() {
+    let tasks = Sinusoids::new().with_tasks(5);
+    let (together, steps) = (3, 12);
+    let trainer = MetaTrainer::new(Reptile)
+        .with_meta_batch_size(1)
+        .with_task_steps(steps)
+        .with_task_optimizer(SgdConfig::new().init(), LR)
+        .with_meta_optimizer(SgdConfig::new().init(), 0.5);
+    let init = net();
+    let lanes = Lanes::single(&Device::flex());
+    let sequential = Sequential::new(tasks, together);
+    let mut run = trainer.begin(init.clone()).unwrap();
+    let report = run.step(&sequential, &lanes).unwrap();
+    assert_eq!(report.tasks.len(), 1);
+    assert_eq!(report.tasks[0].curve.loss.len(), steps);
+
+    // By hand: the initialization goes half of the way to where one path over the same batches ends.
+    let context = TaskContext {
+        steps,
+        ..context(0, Purpose::Training, 0)
+    };
+    let mut task = TaskSet::<Net>::task(&sequential, 0, &context).unwrap();
+    let (mut model, mut optimizer) = (task_copy(&init), SgdConfig::new().init());
+    let mut losses = Vec::new();
+    for _ in 0..steps {
+        let loss = task.loss(&model).unwrap().loss;
+        losses.push(f64::from(loss.clone().into_scalar::<f32>()));
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(LR, model, grads);
+    }
+    assert_eq!(report.tasks[0].curve.loss, losses);
+    let half = floats(&init).into_iter().zip(floats(&model));
+    for (new, (start, end)) in floats(run.init()).iter().zip(half) {
+        assert!((new - (start + end) / 2.0).abs() < 1e-6);
+    }
+    // Several sinusoids took part: losses of one fall, those of a mixture jump.
+    let turns = Sequential::new(Sinusoids::new().with_tasks(5), 1);
+    let mut alone = trainer.begin(init).unwrap();
+    let one = alone.step(&turns, &lanes).unwrap();
+    assert_ne!(one.tasks[0].curve.loss, losses);
+}
+
+#[test]
+fn coherence_is_the_mean_cosine_between_meta_gradients() {
+    let tasks = Sinusoids::new().with_tasks(20);
+    let lanes = Lanes::single(&Device::flex());
+    let trainer = |tasks: usize| {
+        MetaTrainer::new(Leap::new())
+            .with_meta_batch_size(tasks)
+            .with_task_steps(STEPS)
+            .with_task_optimizer(SgdConfig::new().init(), LR)
+    };
+    let report = trainer(4)
+        .begin(net())
+        .unwrap()
+        .step(&tasks, &lanes)
+        .unwrap();
+    let found = report.coherence.unwrap();
+    // By hand, from each task's meta-gradient.
+    let gradients = report.tasks.iter().map(|task| {
+        let context = context(0, Purpose::Training, task.seed.task);
+        let mut own = TaskSet::<Net>::task(&tasks, task.index, &context).unwrap();
+        let (mut model, mut path) = Leap::new().begin(&net()).unwrap();
+        let mut optimizer = SgdConfig::new().init();
+        for _ in 0..STEPS {
+            let loss = own.loss(&model).unwrap().loss;
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            path.record(&model, &loss, &grads).unwrap();
+            model = optimizer.step(LR, model, grads);
+        }
+        path.finish().unwrap().gradient.to_vec().unwrap()
+    });
+    let gradients = Vec::from_iter(gradients);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let pairs = (0..4).flat_map(|a| (0..a).map(move |b| (a, b)));
+    let cosines = Vec::from_iter(pairs.map(|(a, b)| cosine(&gradients[a], &gradients[b])));
+    let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+    assert!((found - mean).abs() < 1e-5, "{found} for {mean}");
+    assert!(found.abs() < 1.0);
+    let one = trainer(1)
+        .begin(net())
+        .unwrap()
+        .step(&tasks, &lanes)
+        .unwrap();
+    assert_eq!(one.coherence, None);
+}
+
+/// The meta-gradient of the log rates against sums by hand: a force on a point is one on the rates of the steps before it.
+#[test]
+fn rates_feel_the_forces_on_the_points_behind_their_steps() {
+    let tasks = Sinusoids::new().with_tasks(1);
+    let all = ParamGroup::all();
+    for (of, steps) in [
+        (RateOf::Parameter, STEPS),
+        (RateOf::Tensor, STEPS),
+        (RateOf::TensorAndStep, STEPS),
+        // The last rates are those of two steps.
+        (RateOf::TensorAndStep, STEPS - 1),
+    ] {
+        let mut rated = Rated::new(net(), of, steps).unwrap();
+        // Rates that differ, so that they must be at the right places.
+        rated.log_rates = rated.log_rates.map(|rates| {
+            let count = rates.dims()[0] as i64;
+            let some = Tensor::<1, burn::tensor::Int>::arange(0..count, &rates.device()).float();
+            (some * 0.7).sin().mul_scalar(0.5).require_grad()
+        });
+        let space = ParamSpace::new(&rated, &all).unwrap();
+        let inner = InnerLoop::new(STEPS, SgdConfig::new().init(), LR);
+        let mut task =
+            TaskSet::<Rated<Net>>::task(&tasks, 0, &context(0, Purpose::Training, 0)).unwrap();
+        let learned = LearnedRates::new(of)
+            .learn(&space, &inner, task_copy(&rated), &mut task)
+            .unwrap();
+        let found = learned.gradient.to_vec().unwrap();
+
+        // By hand.
+        let net_space = ParamSpace::new(&rated.net, &all).unwrap();
+        let sizes = Vec::from_iter(
+            net_space
+                .point(&rated.net)
+                .unwrap()
+                .split()
+                .iter()
+                .map(|t| t.dims()[0]),
+        );
+        let log_rates = rated.log_rates.val().into_data().try_to_vec::<f32>().unwrap();
+        let rate = |step: usize, place: usize| -> usize {
+            let mut tensor = 0;
+            let mut end = sizes[0];
+            while place >= end {
+                tensor += 1;
+                end += sizes[tensor];
+            }
+            match of {
+                RateOf::Parameter => place,
+                RateOf::Tensor => tensor,
+                RateOf::TensorAndStep => step.min(steps - 1) * sizes.len() + tensor,
+            }
+        };
+        let mut task = first_task(&tasks);
+        let mut model = task_copy(&rated.net);
+        let mut path = Leap::new().path(&net_space);
+        let (mut pulls, mut losses) = (Vec::new(), Vec::new());
+        for step in 0..STEPS {
+            let loss = task.loss(&model).unwrap().loss;
+            losses.push(f64::from(loss.clone().into_scalar::<f32>()));
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            if let Some(pull) = path.advance(&model, &loss, &grads).unwrap() {
+                pulls.push((
+                    pull.segment.step.to_vec().unwrap(),
+                    pull.force.to_vec().unwrap(),
+                ));
+            }
+            let gradient = net_space.gradient(&model, &grads).unwrap();
+            let count = net_space.num_params();
+            let rates = Vec::from_iter((0..count).map(|place| log_rates[rate(step, place)].exp()));
+            let rates = Tensor::<1>::from_data(&rates[..], &Device::flex());
+            let grads = gradient.map(|g| g * rates).into_gradients();
+            model = SgdConfig::new().init().step(LR, model, grads);
+        }
+        assert_eq!(learned.curve.loss, losses, "{of}");
+        let mut expected = vec![0.0; log_rates.len()];
+        for point in 1..pulls.len() {
+            for step in 0..point {
+                let pairs = pulls[step].0.iter().zip(&pulls[point].1);
+                for (place, (moved, force)) in pairs.enumerate() {
+                    expected[rate(step, place)] -= moved * force;
+                }
+            }
+        }
+        let on_rates = &found[net_space.num_params()..];
+        assert_eq!(on_rates.len(), expected.len());
+        assert!(
+            expected.iter().any(|value| value.abs() > 1e-4),
+            "{of}: {expected:?}"
+        );
+        for (found, expected) in on_rates.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() < 1e-6 + 1e-4 * expected.abs(),
+                "{of}: {found} for {expected}"
+            );
+        }
+        // The net's own meta-gradient is Leap's on that path.
+        let own = path.finish().unwrap().gradient.to_vec().unwrap();
+        for (found, expected) in found.iter().zip(&own) {
+            assert!((found - expected).abs() < 1e-6, "{of}");
+        }
+    }
+}
