@@ -275,7 +275,12 @@ fn rates_feel_the_forces_on_the_points_behind_their_steps() {
                 .iter()
                 .map(|t| t.dims()[0]),
         );
-        let log_rates = rated.log_rates.val().into_data().try_to_vec::<f32>().unwrap();
+        let log_rates = rated
+            .log_rates
+            .val()
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
         let rate = |step: usize, place: usize| -> usize {
             let mut tensor = 0;
             let mut end = sizes[0];

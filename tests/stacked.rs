@@ -454,3 +454,56 @@ fn a_task_that_diverges_leaves_the_others_alone() {
         }
     }
 }
+
+/// On all devices that can be had; where memory is counted, it does not grow.
+#[test]
+fn on_every_device() {
+    let tasks = omniglot();
+    let sinusoids = Sinusoids::new().with_tasks(6);
+    let devices = leap_tests::devices();
+    for (name, device) in &devices.devices {
+        let trainer = |lr| {
+            MetaTrainer::new(Leap::new())
+                .with_meta_batch_size(5)
+                .with_task_optimizer(SgdConfig::new().init(), lr)
+                .with_task_steps(3)
+        };
+        let what = format!("sinusoids on {name}");
+        compare(
+            &what,
+            &trainer(0.01),
+            &mlp(device),
+            &sinusoids,
+            &sinusoids,
+            1e-3,
+        );
+        let init = conv_net(device, small());
+        let what = format!("Omniglot on {name}");
+        compare(
+            &what,
+            &trainer(0.02),
+            &init,
+            &tasks.train,
+            &tasks.test,
+            1e-2,
+        );
+
+        let lanes = Lanes::single(device);
+        let mut run = trainer(0.02).with_task_batch(5).begin(init).unwrap();
+        let mut used = |meta_steps: usize| {
+            for _ in 0..meta_steps {
+                run.step(&tasks.train, &lanes).unwrap();
+            }
+            device.memory_cleanup();
+            device.memory_pool_usage().map(|used| used.bytes_in_use)
+        };
+        let (after_two, after_more) = (used(2), used(10));
+        println!("{name}: {after_two:?} bytes in use after 2 meta-steps, {after_more:?} after 12");
+        if let (Some(before), Some(after)) = (after_two, after_more) {
+            assert!(
+                after <= before + before / 10,
+                "{name}: {before} grew to {after}"
+            );
+        }
+    }
+}
