@@ -23,6 +23,7 @@ rm -rf "$out" "$out.tar.xz"
 mkdir -p "$out"
 cp "$(program devices build --example devices)" "$out/devices"
 cp "$(program parity test --no-run --test parity)" "$out/parity"
+cp "$(program stacked test --no-run --test stacked)" "$out/at-once"
 cp "$(program stacked bench --no-run --profile dev --bench stacked)" "$out/stacked"
 strip "$out"/*
 cp benches/gpu.py benches/jax_vmap.py "$out"
@@ -35,7 +36,8 @@ device=\${1:-$backend}
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null
 echo && echo "== devices" && ./devices
 echo && echo "== backends against each other" && LEAP_REQUIRE=\${device%%:*} ./parity --nocapture
-echo && echo "== tasks at once" && ./stacked "\$device" 1,5,20 64 20 5
+echo && echo "== tasks at once against one by one" && ./at-once --nocapture on_every_device
+echo && echo "== speed of tasks at once" && ./stacked "\$device" 1,5,20 64 20 5
 for python in \${PYTHON:-python3}; do
   echo && echo "== PyTorch and JAX on the same GPU, task steps a second"
   for tasks in 1 5 20; do "\$python" gpu.py "\$tasks" || true; done
