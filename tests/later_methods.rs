@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use leap_core::{
     Anil, Boil, Error, InnerLoop, Lanes, Leap, LearnedRates, LearningPath, MetaLearner,
     MetaTrainer, Method, ParamSpace, Predict, Purpose, RateOf, Rated, Reptile, Sequential, Task,
-    TaskContext, TaskSeed, TaskSet, reinitialize, run_rng, task_copy,
+    TaskContext, TaskSeed, TaskSet, WarpLeap, reinitialize, run_rng, task_copy,
 };
 use leap_tasks::Sinusoids;
 
@@ -343,4 +343,78 @@ fn rates_feel_the_forces_on_the_points_behind_their_steps() {
             assert!((found - expected).abs() < 1e-6, "{of}");
         }
     }
+}
+
+#[derive(Module, Debug)]
+struct Warped {
+    first: Linear,
+    warp: Linear,
+    last: Linear,
+}
+
+impl Predict<Tensor<2>> for Warped {
+    fn predict(&self, x: Tensor<2>) -> Tensor<2> {
+        let hidden = self.warp.forward(tanh(self.first.forward(x)));
+        self.last.forward(tanh(hidden))
+    }
+}
+
+/// Leap's meta-gradient on what moves, and the mean of the warp's gradients behind the first step.
+#[test]
+fn warp_leap_learns_the_warp_from_the_points_of_the_path() {
+    let device = Device::flex().autodiff();
+    let all = ParamGroup::all();
+    let init = Warped {
+        first: LinearConfig::new(1, 8).init(&device),
+        warp: LinearConfig::new(8, 8).init(&device),
+        last: LinearConfig::new(8, 1).init(&device),
+    };
+    let init = reinitialize(init, &all, &mut run_rng(3, "parameters"));
+    let tasks = Sinusoids::new().with_tasks(1);
+    let context = context(0, Purpose::Training, 0);
+    let mut task = TaskSet::<Warped>::task(&tasks, 0, &context).unwrap();
+    let space = ParamSpace::new(&init, &all).unwrap();
+    let inner = InnerLoop::new(STEPS, SgdConfig::new().init(), LR);
+    let learned = WarpLeap::default()
+        .learn(&space, &inner, task_copy(&init), &mut task)
+        .unwrap();
+    let found = learned.gradient.to_vec().unwrap();
+
+    let mut task = TaskSet::<Warped>::task(&tasks, 0, &context).unwrap();
+    let warp = ParamGroup::from_predicate("warp");
+    let moving = ParamSpace::new(&init, &all.clone().exclude(warp.clone())).unwrap();
+    let warp = ParamSpace::new(&init, &warp).unwrap();
+    let mut path = Leap::new().path(&moving);
+    let mut model = task_copy(&init);
+    let mut sum = vec![0.0; warp.num_params()];
+    for step in 0..STEPS {
+        let loss = task.loss(&model).unwrap().loss;
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        path.record(&model, &loss, &grads).unwrap();
+        if step > 0 {
+            let gradient = warp.gradient(&model, &grads).unwrap().to_vec().unwrap();
+            sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+        }
+        let moved = SgdConfig::new().init().step(LR, task_copy(&model), grads);
+        model = Warped {
+            warp: model.warp,
+            ..moved
+        };
+    }
+    let own = path.finish().unwrap().gradient.to_vec().unwrap();
+    let (first, last) = own.split_at(16);
+    let mean = sum.iter().map(|sum| sum / (STEPS - 1) as f64);
+    let expected = Vec::from_iter(
+        first
+            .iter()
+            .copied()
+            .chain(mean)
+            .chain(last.iter().copied()),
+    );
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+    }
+    assert_eq!(floats(&learned.model.warp), floats(&init.warp));
+    assert_ne!(floats(&learned.model.first), floats(&init.first));
 }

@@ -10,3 +10,4 @@ pub(crate) mod maml;
 pub(crate) mod method;
 pub(crate) mod no_pretraining;
 pub(crate) mod reptile;
+pub(crate) mod warp_leap;

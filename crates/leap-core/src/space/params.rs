@@ -186,6 +186,23 @@ impl ParamSpace {
         self.read(model, None)
     }
 
+    /// A vector of a part of the space, zero in the rest of it.
+    pub(crate) fn embed(self: &Arc<Self>, part: ParamVector) -> ParamVector {
+        let mut parts: HashMap<ParamId, Tensor<1>> = {
+            let ids = part.space.params.iter().map(|p| p.id);
+            ids.zip(part.split()).collect()
+        };
+        let device = part.values.device();
+        let tensors = self.params.iter().map(|param| {
+            let zero = || Tensor::zeros([param.num_values()], (&device, self.dtype));
+            parts.remove(&param.id).unwrap_or_else(zero)
+        });
+        ParamVector {
+            space: self.clone(),
+            values: self.join(tensors.collect()),
+        }
+    }
+
     /// The gradients of `model`'s parameters, zero where a parameter has none.
     ///
     /// # Errors
