@@ -18,6 +18,8 @@ use crate::training::learner::{Learned, MetaLearner};
 
 /// BOIL ("body only update in inner loop"), first-order. In training a task, and in learning a held-out one, the head stays as
 /// it is; all of the model is meta-learned.
+///
+/// A model without such a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boil {
     /// What the paths of the head's parameters have in them.
@@ -52,6 +54,7 @@ impl<M: Module> MetaLearner<M> for Boil {
         model: M,
         task: &mut T,
     ) -> Result<Learned<M>, TaskError> {
+        ParamSpace::new(&model, &ParamGroup::from_predicate(self.head))?;
         let inner = self.inside(inner);
         self.outer.learn(space, &inner, model, task)
     }

@@ -10,8 +10,11 @@ use crate::space::path::SHORTEST;
 /// The mean cosine between two of `gradients`, as the square of the sum of unit vectors has it; `None` if fewer than two of
 /// them have a direction.
 pub(crate) fn coherence(gradients: &[&ParamVector]) -> Result<Option<f64>, Error> {
-    if gradients.len() < 2 {
+    let [first, _, ..] = gradients else {
         return Ok(None);
+    };
+    if gradients.iter().any(|g| g.space() != first.space()) {
+        return Err(Error::SpaceMismatch);
     }
     let mut squares = Vec::with_capacity(gradients.len() + 1);
     let mut sum: Option<ParamVector> = None;

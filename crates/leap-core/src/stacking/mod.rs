@@ -16,7 +16,7 @@ mod stack;
 mod task;
 
 pub(crate) use record::Recorder;
-pub(crate) use task::{Plan, StackedTask};
+pub(crate) use task::{Plan, Plans, StackedTask};
 
 /// Why tasks cannot be trained as one.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -362,9 +362,6 @@ impl Player {
     /// Plays one operation.
     pub fn play(&mut self, op: &OperationIr) -> Result<(), Unstackable> {
         match op {
-            OperationIr::Drop(tensor) => {
-                self.values.remove(&tensor.id);
-            }
             // What it is of was bound before.
             OperationIr::Init(_) => {}
             OperationIr::BaseFloat(BaseOperationIr::Zeros(op)) => {
@@ -542,7 +539,17 @@ impl Player {
             Op::SumDim(op) => self.reduce(op, Dispatch::int_sum_dim)?,
             Op::MaxDim(op) => self.reduce(op, Dispatch::int_max_dim)?,
             Op::Greater(op) => binary!(self, op, |a, b| Dispatch::int_greater(a, b, bools)),
+            Op::GreaterEqual(op) => {
+                binary!(self, op, |a, b| Dispatch::int_greater_equal(a, b, bools))
+            }
             Op::Lower(op) => binary!(self, op, |a, b| Dispatch::int_lower(a, b, bools)),
+            Op::LowerEqual(op) => {
+                binary!(self, op, |a, b| Dispatch::int_lower_equal(a, b, bools))
+            }
+            Op::GreaterElem(op) => self.compare(op, Dispatch::int_greater_elem)?,
+            Op::GreaterEqualElem(op) => self.compare(op, Dispatch::int_greater_equal_elem)?,
+            Op::LowerElem(op) => self.compare(op, Dispatch::int_lower_elem)?,
+            Op::LowerEqualElem(op) => self.compare(op, Dispatch::int_lower_equal_elem)?,
             op => return Err(Unstackable::no_rule(op)),
         }
         Ok(())

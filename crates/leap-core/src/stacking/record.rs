@@ -45,7 +45,8 @@ impl Recorder {
         &self.device
     }
 
-    /// Sets a task up for the device, on which no tensor can be made before there is a step.
+    /// Does `work` on tasks for such a device. Their panics, such as those of a tensor that is made before there is a step, are
+    /// the reason why they cannot be recorded.
     pub fn fence<T>(set_up: impl FnOnce() -> T) -> Result<T, Unstackable> {
         fenced(set_up)
     }

@@ -1,6 +1,7 @@
 //! Several tasks as one.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId};
 use burn::backend::ops::FloatTensorOps;
@@ -27,6 +28,32 @@ pub(crate) struct Plan {
     pub bytes: u64,
 }
 
+/// What is known of how the tasks of a run are trained as one, to all lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Plans(Mutex<Option<Option<Plan>>>);
+
+impl Plans {
+    /// `None` is that nothing is known yet, `Some(None)` that they cannot be.
+    pub fn get(&self) -> Option<Option<Plan>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Keeps what was found out, where nothing is known yet.
+    pub fn found(&self, plan: Plan) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_or_insert(Some(plan));
+    }
+
+    /// They cannot be; whether that is news.
+    pub fn give_up(&self) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !matches!(known.replace(None), Some(None))
+    }
+}
+
 /// Copies of the parameters that a task's training holds at a time: the parameters before and after a step, their gradients,
 /// what an optimizer keeps of them, the ends of the path, its last segment and gradient, and its sums.
 const COPIES: u64 = 14;
@@ -35,8 +62,8 @@ const COPIES: u64 = 14;
 pub(crate) struct StackedTask<M, T> {
     tasks: Vec<T>,
     recorder: Recorder,
-    /// A model of one task.
-    like: M,
+    /// The models that the tasks start from. What of them is not a number that is trained is each task's own.
+    models: Vec<M>,
     floats: Floats,
     device: Device,
     types: Types,
@@ -74,7 +101,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         let stacked_task = Self {
             tasks,
             recorder,
-            like: like.clone(),
+            models: models.to_vec(),
             running: running.collect(),
             statistics: vec![None; floats.norms.len()],
             floats,
@@ -105,7 +132,8 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             .flat_map(|(norm, [mean, variance])| [(norm.mean, mean), (norm.variance, variance)]);
         let count = self.tasks.len();
         let stacked = task_copy(stacked).map(&mut Place(values.collect(), 0));
-        let models = (0..count).map(|task| unstack(&stacked, task, count, &self.like));
+        let models = self.models.iter().enumerate();
+        let models = models.map(|(task, like)| unstack(&stacked, task, count, like));
         let models = models.collect();
         (self.tasks, models)
     }
@@ -114,9 +142,9 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         &mut self,
         step: impl Fn(&mut T, &M) -> Result<StepLoss, TaskError>,
     ) -> Result<Vec<Record>, TaskError> {
-        let (recorder, like) = (&self.recorder, &self.like);
-        let records = self.tasks.iter_mut();
-        let records = records.map(|task| recorder.record(like, |model| step(task, model)));
+        let recorder = &self.recorder;
+        let records = self.tasks.iter_mut().zip(&self.models);
+        let records = records.map(|(task, like)| recorder.record(like, |model| step(task, model)));
         records.collect()
     }
 
@@ -147,6 +175,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         let alike = |other: &Record| {
             other.operations == record.operations
                 && other.loss == record.loss
+                && other.accuracy == record.accuracy
                 && other.constants.len() == record.constants.len()
         };
         if !records.iter().all(alike) {
@@ -231,7 +260,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
     ) -> Result<Plan, TaskError> {
         let all = ParamGroup::all();
         let tasks = self.tasks.len();
-        let space = ParamSpace::new(&self.like, &all)?;
+        let space = ParamSpace::new(&self.models[0], &all)?;
         let wide = space.stacked(tasks);
         let records = self.records(|task, model| task.loss(model))?;
         let bytes = records.first().map_or(0, |record| self.bytes(record));
@@ -263,6 +292,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
                 return Err(Unstackable::new("other gradients than by itself").into());
             }
             let after = flat_floats(&task_copy(&model));
+            self.check_others(&before, &after)?;
             let momenta = self.momenta(index, &before, &after)?;
             if *plan.get_or_insert(momenta.clone()) != momenta {
                 let why = "running statistics that are kept in another way in each task";
@@ -309,6 +339,22 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         2 * made + batch + COPIES * 4 * floats as u64
     }
 
+    /// Nothing but parameters and the statistics of batch-normalization may change in a step.
+    fn check_others(&self, before: &[Tensor<1>], after: &[Tensor<1>]) -> Result<(), TaskError> {
+        let norms = self.floats.norms.iter();
+        let known: Vec<usize> = norms.flat_map(|norm| [norm.mean, norm.variance]).collect();
+        for (place, (before, after)) in before.iter().zip(after).enumerate() {
+            if !self.floats.tensors[place].is_trainable
+                && !known.contains(&place)
+                && read_back(before.clone())? != read_back(after.clone())?
+            {
+                let why = "a state of the model that is not of batch-normalization";
+                return Err(Unstackable::new(why).into());
+            }
+        }
+        Ok(())
+    }
+
     /// The momentum of each layer of batch-normalization, from what a step made of a task's running statistics.
     fn momenta(
         &self,
@@ -353,6 +399,7 @@ impl<M: Module, T: Task<M>> Task<M> for StackedTask<M, T> {
     /// Of shape `[tasks]`; the sum of the losses goes backward, so that each task has its own gradient.
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         let records = self.records(|task, model| task.loss(model))?;
+        let is_first = self.first.is_none();
         if let Some(record) = records.first() {
             match &self.first {
                 None => self.first = Some(record.operations.clone()),
@@ -360,7 +407,11 @@ impl<M: Module, T: Task<M>> Task<M> for StackedTask<M, T> {
                 Some(_) => return Err(Unstackable::new("steps that differ").into()),
             }
         }
-        let step = self.play(model, records)?;
+        // What shows in the middle of a task would show in others, too.
+        let step = self.play(model, records).map_err(|error| match is_first {
+            true => error,
+            false => Unstackable::new(error.to_string()).into(),
+        })?;
         self.keep_statistics();
         Ok(step)
     }

@@ -184,7 +184,8 @@ impl<M: Module, S: TaskSet<M> + ?Sized> TaskSet<M> for Box<S> {
 pub struct TaskContext {
     /// Where all that is random in the task comes from.
     pub seed: TaskSeed,
-    /// The device that the model is on, with autodiff.
+    /// The device that the model is on, with autodiff; where tasks are trained
+    /// [at once](crate::MetaTrainer::with_task_batch), one that records what is done on it. Make a step's tensors there.
     pub device: Device,
     /// How many steps the task will train for at most.
     pub steps: usize,

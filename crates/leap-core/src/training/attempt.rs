@@ -13,7 +13,7 @@ use crate::space::figures::{DeviceFigures, PathFigures};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
 use crate::space::reinitialize::reinitialize;
-use crate::stacking::{Plan, Recorder, StackedTask, Unstackable};
+use crate::stacking::{Plan, Plans, Recorder, StackedTask, Unstackable};
 use crate::tasks::curve::LearningCurve;
 use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
@@ -87,32 +87,39 @@ impl<L: Clone> MetaTrainer<L> {
         attempts: &[Attempt<S>],
         init: &M,
         folder: Option<&TaskFolder>,
-        plan: &OnceLock<Option<Plan>>,
+        plans: &Plans,
         keep: &impl Fn(&TaskReport, &M) -> Result<(), TaskError>,
     ) -> Result<Vec<(TaskReport, Option<ParamVector>)>, Error>
     where
         L: MetaLearner<M>,
     {
-        let mut finished = Vec::with_capacity(attempts.len());
+        let mut results = Vec::with_capacity(attempts.len());
         for attempt in attempts {
-            finished.push(self.finished::<M, S>(attempt, folder)?);
+            results.push(self.finished::<M, S>(attempt, folder)?);
         }
-        let open = attempts.iter().zip(&finished);
-        let open = open.filter(|(_, done)| done.is_none());
-        let open: Vec<&Attempt<S>> = open.map(|(attempt, _)| attempt).collect();
-        let mut together = self.train_together(&open, init, plan)?.into_iter();
-        let results = attempts.iter().zip(finished);
-        let results = results.map(|(attempt, done)| {
-            if let Some(done) = done {
-                return Ok(done);
-            }
-            let trained = match together.next().flatten() {
-                Some(trained) => trained,
-                None => self.train_alone(attempt, init, folder)?,
+        let open = (0..attempts.len()).filter(|place| results[*place].is_none());
+        let open: Vec<usize> = open.collect();
+        let mut rest = &open[..];
+        while !rest.is_empty() {
+            let next = Vec::from_iter(rest.iter().map(|place| &attempts[*place]));
+            let together = self.train_together(&next, init, plans)?;
+            let (now, later) = match together.len() {
+                0 => rest.split_at(rest.len()),
+                count => rest.split_at(count),
             };
-            self.conclude(attempt, trained, folder, keep)
-        });
-        results.collect()
+            rest = later;
+            let mut together = together.into_iter();
+            // Each as soon as it is there: what is finished is saved.
+            for place in now {
+                let attempt = &attempts[*place];
+                let trained = match together.next() {
+                    Some(trained) => trained,
+                    None => self.train_alone(attempt, init, folder)?,
+                };
+                results[*place] = Some(self.conclude(attempt, trained, folder, keep)?);
+            }
+        }
+        Ok(results.into_iter().flatten().collect())
     }
 
     /// What an earlier process made of a task.
@@ -234,69 +241,50 @@ impl<L: Clone> MetaTrainer<L> {
         Ok((held_out, normalized_by))
     }
 
-    /// Trains tasks as one, as many of them at a time as there is memory for. `None` is each that has to be trained by
-    /// itself.
+    /// Trains the first of `attempts` as one, as many of them as there is memory for; none that have to be trained one by one.
     fn train_together<M: Module, S: TaskSet<M>>(
         &self,
         attempts: &[&Attempt<S>],
         init: &M,
-        plan: &OnceLock<Option<Plan>>,
-    ) -> Result<Vec<Option<Trained<M>>>, Error>
+        plans: &Plans,
+    ) -> Result<Vec<Trained<M>>, Error>
     where
         L: MetaLearner<M>,
     {
-        let mut trained = Vec::new();
-        let mut open = attempts;
-        while open.len() > 1 {
-            let found = self.plan(open, init, plan).and_then(|plan| {
-                let room = match self.task_memory {
-                    None => open.len(),
-                    Some(memory) => (memory / plan.bytes.max(1)).max(1) as usize,
-                };
-                let (now, later) = open.split_at(room.min(open.len()));
-                open = later;
-                match now {
-                    [_] => Ok(vec![None]),
-                    now => Ok(self
-                        .stacked(now, init, plan)?
-                        .into_iter()
-                        .map(Some)
-                        .collect()),
-                }
-            });
-            let source = match found {
-                Ok(now) => {
-                    trained.extend(now);
-                    continue;
-                }
-                Err(source) => source,
-            };
-            let first = attempts[trained.len()];
-            let source = match source.downcast::<Unstackable>() {
-                Ok(why) if why.only_these => {
-                    log::info!("{} tasks are trained one by one: {why}", attempts.len());
-                    break;
-                }
-                Ok(why) => {
-                    // Another lane may have been first.
-                    if plan.set(None).is_ok() {
-                        log::warn!("tasks are trained one by one, and not at once: {why}");
-                    }
-                    break;
-                }
-                Err(source) => source,
-            };
-            return Err(match source.downcast::<Error>() {
-                Ok(error) => *error,
-                Err(source) => Error::Task {
-                    name: first.tasks.name(first.index),
-                    seed: first.context.seed,
-                    source,
-                },
-            });
+        if attempts.len() < 2 || plans.get() == Some(None) {
+            return Ok(Vec::new());
         }
-        trained.resize_with(attempts.len(), || None);
-        Ok(trained)
+        // A task that is not made for it may do anything where it has no values to work with.
+        let trained = Recorder::fence(|| {
+            let plan = self.plan(attempts, init, plans)?;
+            let room = match self.task_memory {
+                None => attempts.len(),
+                Some(memory) => (memory / plan.bytes.max(1)) as usize,
+            };
+            match room.min(attempts.len()) {
+                0 | 1 => Ok(Vec::new()),
+                room => self.stacked(&attempts[..room], init, plan),
+            }
+        });
+        let source: TaskError = match trained {
+            Ok(Ok(trained)) => return Ok(trained),
+            Ok(Err(source)) => source,
+            Err(why) => why.into(),
+        };
+        if let Some(Error::Interrupted) = source.downcast_ref() {
+            return Err(Error::Interrupted);
+        }
+        // Training the tasks by themselves brings a fault of their own to light, with the task's name.
+        match source.downcast_ref::<Unstackable>() {
+            Some(why) if why.only_these => {
+                log::info!("{} tasks are trained one by one: {why}", attempts.len());
+            }
+            _ if plans.give_up() => {
+                log::warn!("tasks are trained one by one, and not at once: {source}");
+            }
+            _ => {}
+        }
+        Ok(Vec::new())
     }
 
     /// How tasks are trained as one, which a first step of two of them shows.
@@ -304,15 +292,15 @@ impl<L: Clone> MetaTrainer<L> {
         &self,
         attempts: &[&Attempt<S>],
         init: &M,
-        plan: &OnceLock<Option<Plan>>,
+        plans: &Plans,
     ) -> Result<Plan, TaskError>
     where
         L: MetaLearner<M>,
     {
         let known =
             |plan: Option<Plan>| plan.ok_or_else(|| Unstackable::new("as was found before").into());
-        if let Some(plan) = plan.get() {
-            return known(plan.clone());
+        if let Some(plan) = plans.get() {
+            return known(plan);
         }
         let inner = self.inner(attempts[0].context.seed.purpose);
         if !self.learner.stacks() {
@@ -325,7 +313,9 @@ impl<L: Clone> MetaTrainer<L> {
         let two = &attempts[..2];
         let (stacked, model) = self.stack(two, init, Plan::default())?;
         let alone = two.iter();
-        let alone = alone.map(|attempt| self.set_up(attempt, init, &attempt.context.device));
+        let alone = alone.map(|attempt| {
+            self.set_up(attempt, init, &attempt.context.device, attempt.set_ups_draw)
+        });
         let alone = alone.collect::<Result<_, _>>()?;
         let found = stacked.compare(&model, &inner.optimizer, alone)?;
         log::info!(
@@ -333,8 +323,8 @@ impl<L: Clone> MetaTrainer<L> {
             attempts.len(),
             (attempts.len() as u64 * found.bytes).div_ceil(1 << 20)
         );
-        let _ = plan.set(Some(found)); // Another lane may have been first.
-        known(plan.get().cloned().flatten())
+        plans.found(found); // Another lane may have been first.
+        known(plans.get().flatten())
     }
 
     /// Trains tasks as one.
@@ -394,9 +384,10 @@ impl<L: Clone> MetaTrainer<L> {
     ) -> Result<(StackedTask<M, S::Task>, M), TaskError> {
         let recorder = Recorder::new();
         let device = recorder.device().clone();
-        let own = attempts
-            .iter()
-            .map(|attempt| self.set_up(attempt, init, &device));
+        let own = attempts.iter().map(|attempt| {
+            // Whether set-ups draw does not show on a device that computes nothing.
+            self.set_up(attempt, init, &device, &OnceLock::new())
+        });
         let (tasks, models): (Vec<_>, Vec<_>) =
             own.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let steps = |task: &S::Task| Task::<M>::steps(task);
@@ -412,6 +403,7 @@ impl<L: Clone> MetaTrainer<L> {
         attempt: &Attempt<S>,
         init: &M,
         device: &Device,
+        draws: &OnceLock<bool>,
     ) -> Result<(S::Task, M), TaskError> {
         let TaskContext { seed, steps, .. } = attempt.context;
         let context = TaskContext {
@@ -420,8 +412,8 @@ impl<L: Clone> MetaTrainer<L> {
             device: device.clone(),
         };
         let own = ParamGroup::all().exclude(self.shared.clone());
-        set_up(&seed, &attempt.context.device, attempt.set_ups_draw, || {
-            let mut task = Recorder::fence(|| attempt.tasks.task(attempt.index, &context))??;
+        set_up(&seed, &attempt.context.device, draws, || {
+            let mut task = attempt.tasks.task(attempt.index, &context)?;
             let model = reinitialize(task_copy(init), &own, &mut seed.rng(1));
             let model = task.start(model)?;
             initialize(&model);

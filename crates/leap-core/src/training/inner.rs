@@ -199,7 +199,8 @@ impl InnerLoop {
             }
         }
         if let Some(watched) = &self.watched {
-            watched.restored(self.steps - taken); // Nothing is left to be done of them.
+            // Nothing is left to be done of them.
+            watched.restored((self.steps - taken) * log.tasks());
         }
         let model = match checks {
             None => model,
@@ -288,6 +289,14 @@ impl ScalarLog {
             self.curves[i % tasks].push(loss, accuracy, score, segment);
         }
         Ok(())
+    }
+
+    /// Number of tasks.
+    fn tasks(&self) -> usize {
+        match self.losses.first() {
+            Some(loss) => loss.dims()[0],
+            None => self.curves.len().max(1),
+        }
     }
 
     fn save(&mut self) -> Result<CurveLog, Error> {

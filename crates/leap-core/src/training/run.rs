@@ -18,7 +18,7 @@ use crate::space::copy::{task_copy, task_copy_on};
 use crate::space::meta_gradient::{MetaGradient, coherence};
 use crate::space::params::{ParamSpace, digest};
 use crate::space::trace::PathTrace;
-use crate::stacking::Plan;
+use crate::stacking::Plans;
 use crate::tasks::report::{Report, TaskReport};
 use crate::tasks::task::{TaskContext, TaskSet};
 use crate::training::attempt::Attempt;
@@ -44,8 +44,8 @@ pub struct MetaRun<M: Module, L> {
     replaces: bool,
     /// Whether tasks draw from their device when they are set up, once that is known.
     set_ups_draw: OnceLock<bool>,
-    /// How tasks are trained as one, once that is known; `None` is that they cannot be.
-    plan: OnceLock<Option<Plan>>,
+    /// How tasks are trained as one.
+    plans: Plans,
 }
 
 impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
@@ -66,13 +66,12 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
 
     /// Whether tasks have been trained [as one](MetaTrainer::with_task_batch).
     pub fn stacks(&self) -> bool {
-        matches!(self.plan.get(), Some(Some(_)))
+        self.plans.get().flatten().is_some()
     }
 
     /// Bytes of the device's memory that each of the tasks takes which are trained as one, about; `None` before there are any.
     pub fn task_bytes(&self) -> Option<u64> {
-        let plan = self.plan.get()?.as_ref();
-        plan.map(|plan| plan.bytes)
+        Some(self.plans.get()??.bytes)
     }
 
     /// Takes a meta-step: trains a meta-batch of tasks and moves the initialization by the mean of their
@@ -204,10 +203,10 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
         let share = picks.iter().copied().enumerate();
         let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
-        let (folder_of, plan) = (folder.as_ref(), &self.plan);
+        let (folder_of, plans) = (folder.as_ref(), &self.plans);
         let batch = trainer.task_batch(share.len(), lanes);
         let trained = self.on_lanes(&share, batch, purpose, tasks, lanes, |attempts, init| {
-            trainer.train_tasks(&attempts, init, folder_of, plan, &keep)
+            trainer.train_tasks(&attempts, init, folder_of, plans, &keep)
         });
         let trained = trained.map(|batches| batches.into_iter().flatten().collect::<Vec<_>>());
         let (tasks, meta, coherence) = match lanes.cluster() {
@@ -319,7 +318,7 @@ impl<L: Clone> MetaTrainer<L> {
             settings,
             replaces: true,
             set_ups_draw: OnceLock::new(),
-            plan: OnceLock::new(),
+            plans: Plans::default(),
         })
     }
 

@@ -178,7 +178,7 @@ impl<L: Clone> MetaTrainer<L> {
         self
     }
 
-    /// Trains so many tasks of a meta-batch at once on a lane, in one program that is as long as that of a single task:
+    /// Trains so many tasks of a meta-batch at once on a lane, in one program that is about as long as that of a single task:
     /// on a GPU, where a small task waits for launches and not for arithmetic. Held-out tasks too. The default is all that a
     /// lane has of a meta-batch on GPUs, and 1 on CPUs, where nothing is gained by it, and on workers.
     ///
