@@ -120,13 +120,17 @@ fn largest(values: &[f32], floor: f32) -> f32 {
 }
 
 fn compare(inputs: usize, outputs: usize, size: [usize; 3], seed: u64) {
+    // Over a few values normalization takes away almost all of them, and of a gradient rounding is what is left.
+    let [batch, height, width] = size;
+    let values = batch * (height / 2) * (width / 2);
+    let tolerance = if values < 8 { 2e-3 } else { 2e-4 };
     for device in devices() {
         let (block, x) = block(inputs, outputs, size, &device, seed);
         let (ours, theirs) = (train(&block, &x, true), train(&block, &x, false));
         for ((what, ours), theirs) in PARTS.iter().zip(&ours).zip(&theirs) {
             // The bias has no effect behind the normalization: what its gradient has is rounding.
             let floor = if *what == "dbias" { 10.0 } else { 1e-2 };
-            assert_close(what, ours, theirs, 2e-4 * largest(theirs, floor));
+            assert_close(what, ours, theirs, tolerance * largest(theirs, floor));
         }
         // Evaluation, with the running statistics.
         let (block, x) = (block.valid(), x.inner());
@@ -157,6 +161,8 @@ fn the_papers_blocks_are_burns_own() {
     for (inputs, side) in [(1, 28), (64, 14), (64, 7), (64, 3)] {
         compare(inputs, 64, [20, side, side], 1);
     }
+    // Normalization over two values.
+    compare(40, 2, [2, 2, 2], 15287452404211797865);
 }
 
 /// Narrower registers than this processor's: other tests that run meanwhile use them too, which must make no difference.
