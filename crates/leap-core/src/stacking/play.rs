@@ -35,8 +35,8 @@ pub(super) struct Value {
 pub(super) enum Normalization {
     /// The statistics of the batch, which are kept.
     Batch,
-    /// Running statistics, of shape `[tasks * channels]`.
-    Running(DispatchTensor, DispatchTensor),
+    /// Running mean and variance, of shape `[tasks * channels]`.
+    Running(Box<[DispatchTensor; 2]>),
 }
 
 /// The statistics of a batch, of shape `[tasks * channels]`.
@@ -791,8 +791,8 @@ impl Player {
                 self.statistics.insert(op.mean.id, statistics);
                 normal.output
             }
-            Some(Normalization::Running(mean, variance)) => {
-                let (mean, variance) = (mean.clone(), variance.clone());
+            Some(Normalization::Running(statistics)) => {
+                let [mean, variance] = (**statistics).clone();
                 Dispatch::batch_norm(x, gamma, beta, mean, variance, epsilon)
             }
             None => {

@@ -186,7 +186,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             let of = |t: &Tensor<1>| Tensor::<1>::from_inner(t.clone()).into_dispatch();
             let how = match norm.is_training {
                 true => Normalization::Batch,
-                false => Normalization::Running(of(mean), of(variance)),
+                false => Normalization::Running(Box::new([of(mean), of(variance)])),
             };
             Some((record.floats[norm.mean]?, how))
         });
