@@ -7,11 +7,11 @@
 
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use leap_core::{Lanes, Leap, MetaTrainer};
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
+use leap_tests::floats;
 
 struct Measured {
     /// Task steps a second, of the fastest meta-step.
@@ -102,16 +102,4 @@ fn measure(
         used: used.map(|used| used.bytes_reserved),
         first,
     }
-}
-
-fn floats<M: Module>(model: &M) -> Vec<f32> {
-    struct Values(Vec<f32>);
-    impl ModuleVisitor for Values {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.extend(param.val().into_data().iter::<f32>());
-        }
-    }
-    let mut values = Values(Vec::new());
-    model.visit(&mut values);
-    values.0
 }

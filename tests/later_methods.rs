@@ -1,6 +1,6 @@
 //! What came after Leap, against loops by hand: ANIL, BOIL, Sequential Reptile, the coherence of a meta-batch.
 
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
+use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::activation::tanh;
@@ -11,6 +11,7 @@ use leap_core::{
     TaskContext, TaskSeed, TaskSet, WarpLeap, reinitialize, run_rng, task_copy,
 };
 use leap_tasks::Sinusoids;
+use leap_tests::floats;
 
 #[derive(Module, Debug)]
 struct Net {
@@ -31,18 +32,6 @@ fn net() -> Net {
         head: LinearConfig::new(12, 1).init(&device),
     };
     reinitialize(net, &ParamGroup::all(), &mut run_rng(3, "parameters"))
-}
-
-fn floats<M: Module>(model: &M) -> Vec<f32> {
-    struct Values(Vec<f32>);
-    impl ModuleVisitor for Values {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.extend(param.val().into_data().iter::<f32>());
-        }
-    }
-    let mut values = Values(Vec::new());
-    model.visit(&mut values);
-    values.0
 }
 
 const STEPS: usize = 4;
@@ -136,10 +125,7 @@ fn anil_and_boil_move_a_part_inside_and_learn_all_of_the_model() {
 
 #[test]
 fn a_head_that_is_not_there_is_refused() {
-    let anil = Anil {
-        head: "classifier",
-        ..Anil::default()
-    };
+    let anil = Anil { head: "classifier" };
     let trainer = MetaTrainer::new(anil)
         .with_meta_batch_size(1)
         .with_task_steps(2);

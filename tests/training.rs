@@ -39,16 +39,10 @@ fn omniglot() -> OmniglotSplits {
 
 /// All floats of a module, running statistics too, as bits.
 fn bits<M: Module>(model: &M) -> Vec<u32> {
-    struct Values(Vec<u32>);
-    impl burn::module::ModuleVisitor for Values {
-        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
-            let values = param.val().into_data();
-            self.0.extend(values.iter::<f32>().map(f32::to_bits));
-        }
-    }
-    let mut values = Values(Vec::new());
-    model.visit(&mut values);
-    values.0
+    leap_tests::floats(model)
+        .into_iter()
+        .map(f32::to_bits)
+        .collect()
 }
 
 /// Reports without what may differ: the time they took.

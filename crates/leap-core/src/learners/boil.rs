@@ -19,22 +19,17 @@ use crate::training::learner::{Learned, MetaLearner};
 /// BOIL ("body only update in inner loop"), first-order. In training a task, and in learning a held-out one, the head stays as
 /// it is; all of the model is meta-learned.
 ///
-/// A model without such a head is refused.
+/// The meta-gradient is that of [`Fomaml`] with a query batch. A model without such a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boil {
     /// What the paths of the head's parameters have in them.
     pub head: &'static str,
-    /// First-order MAML, which the meta-gradient is that of, over all of the model.
-    pub outer: Fomaml,
 }
 
 impl Default for Boil {
-    /// The head is what is named `head`; the meta-gradient is that of a query batch.
+    /// The head is what is named `head`.
     fn default() -> Self {
-        Self {
-            head: "head",
-            outer: Fomaml { query: true },
-        }
+        Self { head: "head" }
     }
 }
 
@@ -56,7 +51,7 @@ impl<M: Module> MetaLearner<M> for Boil {
     ) -> Result<Learned<M>, TaskError> {
         ParamSpace::new(&model, &ParamGroup::from_predicate(self.head))?;
         let inner = self.inside(inner);
-        self.outer.learn(space, &inner, model, task)
+        Fomaml { query: true }.learn(space, &inner, model, task)
     }
 
     fn adapt<T: Task<M>>(

@@ -258,8 +258,7 @@ impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
     ) -> Result<(Rated<N>, LearningCurve), TaskError> {
         let net = ParamSpace::new(&model.net, &ParamGroup::all())?;
         let log_rates = model.log_rates.val().inner();
-        let breaks = inner.breaks.clone();
-        let mut step = breaks.saved().map_or(0, |saved| saved.steps);
+        let mut step = inner.breaks.saved().map_or(0, |saved| saved.steps);
         let mut rates = self.rates(&net, &log_rates, 0);
         inner.run_with(model, task, path, |model, grads| {
             let gradient = net.gradient(model, &grads)?;

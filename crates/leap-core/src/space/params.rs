@@ -170,7 +170,7 @@ impl ParamSpace {
 
     /// Number of scalar parameters.
     pub fn num_params(&self) -> usize {
-        self.params.iter().map(SharedParam::num_values).sum()
+        self.sizes().sum()
     }
 
     /// Paths of the parameters in the model, such as `encoder.blocks.0.conv.weight`.

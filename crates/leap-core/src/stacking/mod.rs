@@ -15,7 +15,7 @@ mod record;
 mod stack;
 mod task;
 
-pub(crate) use record::Recorder;
+pub(crate) use record::{Recorder, fenced};
 pub(crate) use task::{Plan, Plans, StackedTask};
 
 /// Why tasks cannot be trained as one.

@@ -81,14 +81,6 @@ fn with(tasks: usize, shape: &Shape) -> Shape {
     Shape::from(dims.collect::<Vec<_>>())
 }
 
-fn float(data: TensorData, device: &Device) -> DispatchTensor {
-    let (shape, dtype) = (data.shape().clone(), data.dtype());
-    let flat = Shape::new([shape.num_elements()]);
-    let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
-    let tensor = Tensor::<1>::from_data(data, (device, dtype)).into_dispatch();
-    Dispatch::float_reshape(tensor, shape)
-}
-
 /// Elementwise operations, in any layout.
 macro_rules! unary {
     ($self:ident, $op:ident, $function:expr) => {{
@@ -254,11 +246,14 @@ impl Player {
     /// Gives a constant of the record its values, one for each task.
     pub fn upload(&mut self, id: TensorId, data: TensorData) -> Result<(), Unstackable> {
         let (shape, dtype) = (data.shape().clone(), data.dtype());
+        let flat = Shape::new([shape.num_elements()]);
+        let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
         let tensor = match dtype {
-            dtype if dtype.is_float() => float(data, &self.device),
+            dtype if dtype.is_float() => {
+                let tensor = Tensor::<1>::from_data(data, (&self.device, dtype)).into_dispatch();
+                Dispatch::float_reshape(tensor, shape)
+            }
             dtype if dtype.is_int() || dtype.is_uint() => {
-                let flat = Shape::new([shape.num_elements()]);
-                let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
                 let tensor = Tensor::<1, Int>::from_data(data, &self.device).into_dispatch();
                 Dispatch::int_reshape(tensor, shape)
             }

@@ -45,12 +45,6 @@ impl Recorder {
         &self.device
     }
 
-    /// Does `work` on tasks for such a device. Their panics, such as those of a tensor that is made before there is a step, are
-    /// the reason why they cannot be recorded.
-    pub fn fence<T>(set_up: impl FnOnce() -> T) -> Result<T, Unstackable> {
-        fenced(set_up)
-    }
-
     /// Records `step`, which is given a copy of `model` on the device.
     pub(super) fn record<M: Module>(
         &self,
@@ -59,7 +53,7 @@ impl Recorder {
     ) -> Result<Record, TaskError> {
         let mut result = None;
         let mut floats = Vec::new();
-        let captured = fenced(|| {
+        let captured = {
             self.device.capture_scope(|scope| {
                 let mut blank = Blank {
                     device: &self.device,
@@ -79,8 +73,8 @@ impl Recorder {
                 result = Some(step);
                 scope.complete([], outputs)
             })
-        });
-        let captured = captured?.map_err(|error| Unstackable::new(error.to_string()))?;
+        };
+        let captured = captured.map_err(|error| Unstackable::new(error.to_string()))?;
         let nothing = || Err(Unstackable::new("nothing was recorded").into());
         let step = result.unwrap_or_else(nothing)?;
         if step.score.is_some() {
@@ -95,27 +89,23 @@ impl Recorder {
         for operation in &mut operations {
             operation.visit_mut(&mut numbers);
         }
-        let known = |id: &TensorId| numbers.ids.get(id).copied();
-        let mut constants = captured.values.into_iter();
-        let mut constants = Vec::from_iter(
-            constants
-                .by_ref()
-                .filter_map(|(id, data)| Some((known(&id)?, data))),
-        );
+        let known = |id: &TensorId| numbers.0.get(id).copied();
+        let constants = captured.values.into_iter();
+        let constants = constants.filter_map(|(id, data)| Some((known(&id)?, data)));
+        let mut constants = Vec::from_iter(constants);
         constants.sort_by_key(|(id, _)| *id);
         let mut outputs = outputs.iter().map(|id| {
             let id = known(id)?;
-            numbers.tensors.get(&id).cloned()
+            let made = operations.iter().rev().flat_map(OperationIr::outputs);
+            made.into_iter().find(|tensor| tensor.id == id).cloned()
         });
         let loss = outputs.next().flatten();
         let loss = loss.ok_or_else(|| Unstackable::new("the loss is a constant"))?;
         let accuracy = step.accuracy.as_ref().and(outputs.next().flatten());
+        let floats = floats.iter().map(|id| id.as_ref().and_then(known));
         Ok(Record {
+            floats: floats.collect(),
             operations,
-            floats: floats
-                .iter()
-                .map(|id| id.as_ref().and_then(known))
-                .collect(),
             constants,
             loss,
             accuracy,
@@ -136,8 +126,9 @@ thread_local! {
     static FENCED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What a task or a model cannot do on a device that computes nothing ends in a panic of Burn's, such as reading a value.
-fn fenced<T>(work: impl FnOnce() -> T) -> Result<T, Unstackable> {
+/// Does work on tasks for a device that records. What a task or a model cannot do there ends in a panic of Burn's, such as making
+/// a tensor before there is a step, and is the reason why they cannot be recorded.
+pub(crate) fn fenced<T>(work: impl FnOnce() -> T) -> Result<T, Unstackable> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let told = take_hook();
@@ -195,16 +186,11 @@ impl ModuleMapper for Blank<'_> {
 
 /// Numbers tensors in the order in which they appear.
 #[derive(Default)]
-struct Numbers {
-    ids: HashMap<TensorId, TensorId>,
-    /// As each was when it was last used.
-    tensors: HashMap<TensorId, TensorIr>,
-}
+struct Numbers(HashMap<TensorId, TensorId>);
 
 impl IrVisitorMut for Numbers {
     fn visit_tensor_mut(&mut self, tensor: &mut TensorIr) {
-        let next = TensorId::new(self.ids.len() as u64);
-        tensor.id = *self.ids.entry(tensor.id).or_insert(next);
-        self.tensors.insert(tensor.id, tensor.clone());
+        let next = TensorId::new(self.0.len() as u64);
+        tensor.id = *self.0.entry(tensor.id).or_insert(next);
     }
 }

@@ -89,91 +89,70 @@ impl Floats {
     }
 }
 
-/// One model whose tensors are those of `models`, one behind the other along the first dimension, with the ids of the first.
-pub(crate) fn stack<M: Module>(models: &[M], floats: &Floats) -> Result<M, Unstackable> {
+/// A model's tensors of floating-point numbers, flat and without autodiff, in the order in which they are visited.
+pub(crate) fn flat_floats<M: Module>(model: &M) -> Vec<Tensor<1>> {
     struct Read(Vec<Tensor<1>>);
     impl ModuleVisitor for Read {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             self.0.push(param.val().inner().reshape([-1]));
         }
     }
+    let mut read = Read(Vec::new());
+    model.visit(&mut read);
+    read.0
+}
+
+/// A copy of `model` with other tensors, flat, of so many times its own along the first dimension.
+fn with_floats<M: Module>(model: &M, floats: Vec<Tensor<1>>, times: usize) -> M {
     struct Place {
-        columns: std::vec::IntoIter<Tensor<1>>,
-        tasks: usize,
+        floats: std::vec::IntoIter<Tensor<1>>,
+        times: usize,
     }
     impl ModuleMapper for Place {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some(column) = self.columns.next() else {
+            let Some(new) = self.floats.next() else {
                 return param;
             };
-            let tasks = self.tasks;
+            let times = self.times;
             param.map(|old| {
                 let mut dims = old.dims();
-                dims[0] *= tasks;
-                place(column.reshape(dims), &old)
+                dims[0] *= times;
+                let new = new.reshape(dims);
+                let new = match old.is_autodiff() {
+                    true => Tensor::from_inner(new),
+                    false => new,
+                };
+                new.set_require_grad(old.is_require_grad())
             })
         }
     }
-    if models.iter().any(|model| !floats.fits(&Floats::of(model))) {
-        return Err(Unstackable::these("models of different shapes"));
-    }
+    let floats = floats.into_iter();
+    task_copy(model).map(&mut Place { floats, times })
+}
+
+/// One model whose tensors are those of `models`, one behind the other along the first dimension, with the ids of the first.
+pub(crate) fn stack<M: Module>(models: &[M], floats: &Floats) -> Result<M, Unstackable> {
     let [first, ..] = models else {
         return Err(Unstackable::new("no task at all"));
     };
-    let rows = models.iter().map(|model| {
-        let mut read = Read(Vec::new());
-        model.visit(&mut read);
-        read.0.into_iter()
-    });
+    if models.iter().any(|model| !floats.fits(&Floats::of(model))) {
+        return Err(Unstackable::these("models of different shapes"));
+    }
+    let rows = models.iter().map(|model| flat_floats(model).into_iter());
     let mut rows = Vec::from_iter(rows);
     let columns = (0..floats.tensors.len()).map(|_| {
         let parts = rows.iter_mut().filter_map(Iterator::next).collect();
         Tensor::cat(parts, 0)
     });
-    let columns = Vec::from_iter(columns).into_iter();
-    let tasks = models.len();
-    let first = task_copy(first);
-    Ok(first.map(&mut Place { columns, tasks }))
+    let columns = Vec::from_iter(columns);
+    Ok(with_floats(first, columns, models.len()))
 }
 
-/// The model of task `index` of a stacked one, with the ids of `like`.
-pub(crate) fn unstack<M: Module>(stacked: &M, index: usize, tasks: usize, like: &M) -> M {
-    struct Read {
-        index: usize,
-        tasks: usize,
-        tensors: Vec<Tensor<1>>,
-    }
-    impl ModuleVisitor for Read {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let flat = param.val().inner().reshape([-1]);
-            let size = flat.dims()[0] / self.tasks;
-            let part = flat.narrow(0, self.index * size, size);
-            self.tensors.push(part);
-        }
-    }
-    struct Place(std::vec::IntoIter<Tensor<1>>);
-    impl ModuleMapper for Place {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some(part) = self.0.next() else {
-                return param;
-            };
-            param.map(|old| place(part.reshape(old.dims()), &old))
-        }
-    }
-    let mut read = Read {
-        index,
-        tasks,
-        tensors: Vec::new(),
-    };
-    stacked.visit(&mut read);
-    task_copy(like).map(&mut Place(read.tensors.into_iter()))
-}
-
-/// A value in the place of `old`, with autodiff and gradients as there.
-fn place<const D: usize>(new: Tensor<D>, old: &Tensor<D>) -> Tensor<D> {
-    let new = match old.is_autodiff() {
-        true => Tensor::from_inner(new),
-        false => new,
-    };
-    new.set_require_grad(old.is_require_grad())
+/// The model of task `index`, from the flat tensors of a stacked one, with the ids of `like`.
+pub(crate) fn unstack<M: Module>(floats: &[Tensor<1>], index: usize, tasks: usize, like: &M) -> M {
+    let own = floats.iter().map(|column| {
+        let size = column.dims()[0] / tasks;
+        column.clone().narrow(0, index * size, size)
+    });
+    with_floats(like, own.collect(), 1)
 }

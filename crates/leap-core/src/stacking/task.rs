@@ -1,19 +1,18 @@
 //! Several tasks as one.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup};
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 
 use super::Unstackable;
 use super::play::{BatchStatistics, Normalization, Player, Types};
 use super::record::{Record, Recorder};
-use super::stack::{Floats, stack, unstack};
+use super::stack::{Floats, flat_floats, stack, unstack};
 use crate::error::{Error, TaskError};
 use crate::space::copy::task_copy;
 use crate::space::params::{ParamSpace, ParamVector, read_back};
@@ -84,14 +83,14 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
     pub fn new(
         recorder: Recorder,
         tasks: Vec<T>,
-        models: &[M],
+        models: Vec<M>,
         plan: Plan,
     ) -> Result<(Self, M), Unstackable> {
-        let [like, ..] = models else {
+        let [like, ..] = &models[..] else {
             return Err(Unstackable::new("no task at all"));
         };
         let floats = Floats::of(like);
-        let stacked = stack(models, &floats)?;
+        let stacked = stack(&models, &floats)?;
         let device = stacked.devices().remove(0);
         let values = flat_floats(&stacked);
         let running = floats
@@ -101,7 +100,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         let stacked_task = Self {
             tasks,
             recorder,
-            models: models.to_vec(),
+            models,
             running: running.collect(),
             statistics: vec![None; floats.norms.len()],
             floats,
@@ -115,25 +114,13 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
 
     /// Each task and its trained model.
     pub fn finish(self, stacked: &M) -> (Vec<T>, Vec<M>) {
-        struct Place<'a>(HashMap<usize, &'a Tensor<1>>, usize);
-        impl ModuleMapper for Place<'_> {
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                self.1 += 1;
-                match self.0.get(&(self.1 - 1)) {
-                    None => param,
-                    Some(value) => {
-                        param.map(|old| Tensor::from_inner((*value).clone().reshape(old.dims())))
-                    }
-                }
-            }
+        let mut floats = flat_floats(stacked);
+        for (norm, [mean, variance]) in self.floats.norms.iter().zip(self.running) {
+            (floats[norm.mean], floats[norm.variance]) = (mean, variance);
         }
-        let values = self.floats.norms.iter().zip(&self.running);
-        let values = values
-            .flat_map(|(norm, [mean, variance])| [(norm.mean, mean), (norm.variance, variance)]);
         let count = self.tasks.len();
-        let stacked = task_copy(stacked).map(&mut Place(values.collect(), 0));
         let models = self.models.iter().enumerate();
-        let models = models.map(|(task, like)| unstack(&stacked, task, count, like));
+        let models = models.map(|(task, like)| unstack(&floats, task, count, like));
         let models = models.collect();
         (self.tasks, models)
     }
@@ -164,7 +151,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
                 dims[0] /= self.tasks;
                 dims.insert(0, self.tasks);
                 let tensor = param.val().into_dispatch();
-                let tensor = reshape(tensor, dims);
+                let tensor = Dispatch::float_reshape(tensor, Shape::from(dims));
                 self.player.bind(id, tensor);
             }
         }
@@ -426,42 +413,23 @@ impl<M: Module, T: Task<M>> Task<M> for StackedTask<M, T> {
     }
 }
 
-/// A model's tensors of floating-point numbers, flat and without autodiff, in the order in which they are visited.
-fn flat_floats<M: Module>(model: &M) -> Vec<Tensor<1>> {
-    struct Read(Vec<Tensor<1>>);
-    impl ModuleVisitor for Read {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(param.val().inner().reshape([-1]));
-        }
-    }
-    let mut read = Read(Vec::new());
-    model.visit(&mut read);
-    read.0
-}
-
-fn reshape(tensor: DispatchTensor, dims: Vec<usize>) -> DispatchTensor {
-    Dispatch::float_reshape(tensor, Shape::from(dims))
-}
-
 /// Constants of several tasks, of shape `[tasks, ..]`.
-fn together<'a>(
-    parts: impl Iterator<Item = &'a TensorData> + Clone,
-) -> Result<TensorData, Unstackable> {
-    let mut all = parts.clone();
-    let first = all.next();
-    let first = first.ok_or_else(|| Unstackable::new("no task at all"))?;
-    if all.any(|data| data.shape() != first.shape() || data.dtype() != first.dtype()) {
+fn together<'a>(parts: impl Iterator<Item = &'a TensorData>) -> Result<TensorData, Unstackable> {
+    let all = Vec::from_iter(parts);
+    let [first, ..] = all[..] else {
+        return Err(Unstackable::new("no task at all"));
+    };
+    let (shape, dtype) = (first.shape(), first.dtype());
+    if all
+        .iter()
+        .any(|data| data.shape() != shape || data.dtype() != dtype)
+    {
         return Err(Unstackable::these("batches of different shapes"));
     }
-    let count = parts.clone().count();
-    let bytes = parts.flat_map(|data| data.as_bytes().iter().copied());
-    let dims = std::iter::once(count).chain(first.shape().iter().copied());
+    let bytes = Vec::from_iter(all.iter().map(|data| data.as_bytes())).concat();
+    let dims = std::iter::once(all.len()).chain(shape.iter().copied());
     let shape = Shape::from(dims.collect::<Vec<_>>());
-    Ok(TensorData::from_bytes_vec(
-        bytes.collect(),
-        shape,
-        first.dtype(),
-    ))
+    Ok(TensorData::from_bytes_vec(bytes, shape, dtype))
 }
 
 /// Whether two vectors are the same but for the order in which numbers were added up.

@@ -13,7 +13,7 @@ use crate::space::figures::{DeviceFigures, PathFigures};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
 use crate::space::reinitialize::reinitialize;
-use crate::stacking::{Plan, Plans, Recorder, StackedTask, Unstackable};
+use crate::stacking::{Plan, Plans, Recorder, StackedTask, Unstackable, fenced};
 use crate::tasks::curve::LearningCurve;
 use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
@@ -54,28 +54,18 @@ impl<L: Clone> MetaTrainer<L> {
         init: &M,
         train: impl FnOnce(&mut Seeded<S::Task>, M) -> Result<T, TaskError>,
     ) -> Result<T, Error> {
-        let Attempt {
-            tasks,
-            index,
-            context,
-            set_ups_draw,
-            ..
-        } = attempt;
-        let TaskContext { seed, device, .. } = context;
-        let own = ParamGroup::all().exclude(self.shared.clone());
-        let result = set_up(seed, device, set_ups_draw, || {
-            let mut task = tasks.task(*index, context)?;
-            let model = reinitialize(task_copy(init), &own, &mut seed.rng(1));
-            let model = task.start(model)?;
-            initialize(&model);
-            Ok((Seeded::new(task, *seed, device), model))
+        let Attempt { tasks, index, .. } = attempt;
+        let TaskContext { seed, device, .. } = &attempt.context;
+        let result = self.set_up(attempt, init, device, attempt.set_ups_draw);
+        let result = result.and_then(|(task, model)| {
+            let mut task = Seeded::new(task, *seed, device);
+            train(&mut task, model)
         });
-        let result = result.and_then(|(mut task, model)| train(&mut task, model));
         result.map_err(|source| match source.downcast::<Error>() {
             Ok(error) => *error,
             Err(source) => Error::Task {
                 name: tasks.name(*index),
-                seed: context.seed,
+                seed: *seed,
                 source,
             },
         })
@@ -255,7 +245,7 @@ impl<L: Clone> MetaTrainer<L> {
             return Ok(Vec::new());
         }
         // A task that is not made for it may do anything where it has no values to work with.
-        let trained = Recorder::fence(|| {
+        let trained = fenced(|| {
             let plan = self.plan(attempts, init, plans)?;
             let room = match self.task_memory {
                 None => attempts.len(),
@@ -394,7 +384,7 @@ impl<L: Clone> MetaTrainer<L> {
         if tasks.iter().any(|task| steps(task) != steps(&tasks[0])) {
             return Err(Unstackable::these("tasks of different lengths").into());
         }
-        Ok(StackedTask::new(recorder, tasks, &models, plan)?)
+        Ok(StackedTask::new(recorder, tasks, models, plan)?)
     }
 
     /// A task whose tensors are made on `device`, and the model that it starts from.
