@@ -400,9 +400,10 @@ impl Experiment for OwnImages {
             .with_task_steps(self.args.meta_batch * self.task_steps)
             .with_meta_optimizer(SgdConfig::new().init(), 1.0);
         let model = session.initialize(scratch.clone().with_outputs(classes)?);
-        Ok(ConvNet {
-            encoder: session.meta_train(trainer, model, &tasks)?.encoder,
-            head: scratch.head,
+        let steps = session.meta_steps();
+        session.meta_train_as(steps, trainer, model, &tasks, |trained| ConvNet {
+            encoder: trained.encoder,
+            head: scratch.head.clone(),
         })
     }
 }

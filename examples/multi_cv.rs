@@ -358,21 +358,22 @@ impl Experiment for HeldOutSet {
                 let trainer = on(trainer, longest).with_tasks_in_turn();
                 let epochs = Some(visits * self.args.epochs);
                 let tasks = self.train.clone().with_epochs(epochs);
-                session.meta_train_for(sets, trainer, scratch, &tasks)
+                session.meta_train_as(sets, trainer, scratch, &tasks, |model| model)
             }
             // One body on batches of all data sets, with a head for each.
             ("finetuning", Net::Conv(scratch)) => {
                 let model = scratch.clone().with_outputs(self.train.classes().sum())?;
                 let model = Net::Conv(session.initialize(model));
                 let trainer = on(trainer, steps).with_shared(ParamGroup::all());
-                let trained = session.meta_train(trainer, model, &self.train.mixed())?;
-                Ok(match trained {
+                let finish = |trained| match trained {
                     Net::Conv(net) => Net::Conv(ConvNet {
                         encoder: net.encoder,
-                        head: scratch.head,
+                        head: scratch.head.clone(),
                     }),
                     other => other,
-                })
+                };
+                let (steps, tasks) = (session.meta_steps(), self.train.mixed());
+                session.meta_train_as(steps, trainer, model, &tasks, finish)
             }
             (_, scratch) => session.meta_train(trainer, scratch, &self.train),
         }

@@ -63,9 +63,16 @@ struct Args {
     /// Learning rate of the tasks
     #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
     task_lr: f64,
-    /// Learning rate of meta-training [default: 0.1; maml, fomaml, anil and boil 0.5]
-    #[arg(long, value_parser = positive::<f64>)]
-    meta_lr: Option<f64>,
+    /// Learning rate of meta-training. Of several, each method takes the one with the lowest AUC on the validation alphabets;
+    /// finetuning trains with it then [default: 0.1; maml, fomaml, anil and boil 0.5]
+    #[arg(long, value_delimiter = ',', value_parser = positive::<f64>)]
+    meta_lr: Vec<f64>,
+    /// Meta-steps with each of several learning rates [default: a tenth of --meta-steps]
+    #[arg(long, value_parser = positive::<usize>)]
+    search_meta_steps: Option<usize>,
+    /// Learn the validation alphabets, too, after every so many meta-steps; 0 is never
+    #[arg(long, default_value_t = 0, value_parser = not_negative::<usize>)]
+    validate_every: usize,
     /// Training steps that maml differentiates through
     #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
     maml_steps: usize,
@@ -127,6 +134,9 @@ fn known(name: &str) -> Result<String, leap_core::Error> {
     Ok(name.to_string())
 }
 
+/// The setting that is searched for.
+const META_LR: &str = "meta-lr";
+
 /// Reptile on one path over batches of all tasks of a meta-batch.
 const SEQUENTIAL: &str = "sequential-reptile";
 
@@ -155,6 +165,14 @@ struct Alphabets {
 }
 
 impl Alphabets {
+    /// The learning rate of meta-training, where there is one for all methods.
+    fn meta_lr(&self) -> Option<f64> {
+        match *self.args.meta_lr {
+            [lr] => Some(lr),
+            _ => None,
+        }
+    }
+
     fn splits(&self, run: &Run) -> Result<OmniglotSplits, TaskError> {
         let config = self.tasks.clone().with_seed(run.seed);
         let config = config.with_train_alphabets(run.setting("alphabets").unwrap_or(0.0) as usize);
@@ -173,7 +191,7 @@ impl Experiment for Alphabets {
             "meta_batch": self.meta_batch,
             "task_steps": self.task_steps,
             "task_lr": self.args.task_lr,
-            "meta_lr": self.args.meta_lr,
+            "meta_lr": self.meta_lr(),
             "maml_steps": self.args.maml_steps,
             "maml_difference": self.args.maml_difference,
             "task_optimizer": self.args.task_optimizer,
@@ -198,6 +216,10 @@ impl Experiment for Alphabets {
         Ok(self.splits(run)?.test)
     }
 
+    fn validation(&self, run: &Run) -> Result<Option<OmniglotTasks>, TaskError> {
+        Ok(Some(self.splits(run)?.validation))
+    }
+
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
         let method = match &*run.method {
             SEQUENTIAL => Reptile.into(),
@@ -208,7 +230,7 @@ impl Experiment for Alphabets {
             Method::Fomaml(_) | Method::Anil(_) | Method::Boil(_) => (method, 0.5),
             other => (other, 0.1),
         };
-        let meta_lr = self.args.meta_lr.unwrap_or(meta_lr);
+        let meta_lr = run.setting(META_LR).or(self.meta_lr()).unwrap_or(meta_lr);
         let trainer = MetaTrainer::new(method)
             .with_meta_batch_size(self.meta_batch)
             .with_task_steps(self.task_steps)
@@ -241,14 +263,17 @@ impl Experiment for Alphabets {
                 let model = self.model.clone().with_classes(classes);
                 let model =
                     session.initialize(model.init(session.device()).map_err(TaskError::from)?);
+                let lr = run.setting(META_LR).unwrap_or(self.args.task_lr);
                 let trainer = trainer
                     .with_shared(ParamGroup::all())
                     .with_meta_batch_size(1)
                     .with_task_steps(self.meta_batch * self.task_steps)
+                    .with_task_optimizer(self.args.task_optimizer.init(), lr)
                     .with_meta_optimizer(SgdConfig::new().init(), 1.0);
-                Ok(ConvNet {
-                    encoder: session.meta_train(trainer, model, &tasks.mixed())?.encoder,
-                    head: scratch.head,
+                let (steps, tasks) = (session.meta_steps(), tasks.mixed());
+                session.meta_train_as(steps, trainer, model, &tasks, |trained| ConvNet {
+                    encoder: trained.encoder,
+                    head: scratch.head.clone(),
                 })
             }
             Method::Maml(_) => {
@@ -288,7 +313,16 @@ fn run(args: Args) -> Result<(), TaskError> {
         .with_meta_steps(meta_steps)
         .with_checkpoint_every(args.checkpoint_every)
         .with_options(args.options.clone())
+        .with_validation_every(args.validate_every)
         .with_stop(interruption()?);
+    let sweep = match args.meta_lr.len() {
+        0 | 1 => sweep,
+        _ => {
+            let tenth = (meta_steps / 10).max(1);
+            let steps = args.search_meta_steps.unwrap_or(tenth);
+            sweep.with_search(META_LR, args.meta_lr.clone(), steps)
+        }
+    };
     let experiment = Alphabets {
         model: ConvNetConfig::new()
             .with_classes(args.classes)

@@ -6,13 +6,16 @@ use std::process::Command;
 
 use burn::optim::SgdConfig;
 use burn::tensor::Device;
-use leap_core::{MetaTrainer, Method, TaskError};
-use leap_lab::{Experiment, Run, RunOptions, Sweep};
+use leap_core::{Lanes, MetaTrainer, Method, TaskError};
+use leap_lab::{Experiment, Run, RunOptions, RunResult, Sweep};
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 use serde_json::{Value, json};
 
 struct Waves;
+
+/// The setting that is searched for.
+const META_LR: &str = "meta-lr";
 
 impl Experiment for Waves {
     type Model = Mlp;
@@ -36,12 +39,19 @@ impl Experiment for Waves {
         Ok(Sinusoids::new().with_tasks(3).with_seed(1))
     }
 
+    fn validation(&self, _run: &Run) -> Result<Option<Sinusoids>, TaskError> {
+        Ok(Some(Sinusoids::new().with_tasks(4).with_seed(2)))
+    }
+
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
         Ok(MetaTrainer::new(run.method()?)
             .with_meta_batch_size(2)
             .with_task_steps(10)
             .with_task_optimizer(SgdConfig::new().init(), 0.01)
-            .with_meta_optimizer(SgdConfig::new().init(), 0.01))
+            .with_meta_optimizer(
+                SgdConfig::new().init(),
+                run.setting(META_LR).unwrap_or(0.01),
+            ))
     }
 }
 
@@ -199,4 +209,138 @@ fn settings_that_are_close_have_rows_of_their_own() {
         assert_eq!(result.held_out.tasks.len(), 3);
         assert!(result.held_out.tasks.iter().all(|t| t.to_scratch.is_some()));
     }
+}
+
+/// What a file of JSON has.
+fn json_of(path: std::path::PathBuf) -> Value {
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn each_method_takes_the_value_that_is_best_on_validation_tasks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let values = [1e-3, 0.05, 1e38];
+    let folder_path = |below: &str| folder.path().join(below);
+    let sweep = |out: &str| {
+        Sweep::new("Waves", folder.path().join(out))
+            .with_methods(["leap", "reptile"])
+            .with_seeds([3, 4])
+            .with_meta_steps(6)
+    };
+    let results = sweep("searched").with_search(META_LR, values, 4);
+    let results = results.run(&Waves).expect("it runs");
+
+    // What the search should have found, by hand.
+    let lanes = Lanes::threads(&Device::flex().autodiff(), 1).expect("lanes");
+    let tasks = Waves.validation(&Run::default()).unwrap().unwrap();
+    for method in ["leap", "reptile"] {
+        let auc = |value: f64| {
+            let folder = format!("searched/search/{method}-{value}-meta-lr-seed-3");
+            let path = folder_path(&folder);
+            let init = path.join("init.safetensors");
+            let run = Run {
+                method: method.into(),
+                seed: 3,
+                ..Run::default()
+            };
+            let model = Waves.model(&run, &Device::flex().autodiff()).unwrap();
+            let model = leap_lab::load_initialization(init, model).expect("an initialization");
+            let trainer = Waves.trainer(&run).unwrap().with_seed(3);
+            let auc = trainer.evaluate(&model, &tasks, &lanes).unwrap();
+            let auc = auc.summary().auc;
+            assert_eq!(json_of(path.join("summary.json"))["auc"], json!(auc));
+            auc
+        };
+        let best = match auc(values[0]) < auc(values[1]) {
+            true => values[0],
+            false => values[1],
+        };
+        let of = |r: &&RunResult| r.run.method == method;
+        let runs: Vec<&RunResult> = results.iter().filter(of).collect();
+        let seeds: Vec<u64> = runs.iter().map(|r| r.run.seed).collect();
+        assert_eq!(seeds, [3, 4]);
+        for result in runs {
+            assert_eq!(result.run.setting(META_LR), Some(best), "{method}");
+        }
+
+        // It is what the run is trained with.
+        let row = json_of(folder_path(&format!(
+            "searched/{method}-seed-4/config.json"
+        )));
+        assert_eq!(row["run"]["searched"], json!({ "meta-lr": best }));
+        let alone = sweep(method).with_methods([method]).with_seeds([4]);
+        let alone = alone.with_setting(META_LR, [best]).run(&Waves).unwrap();
+        let same = |r: &&RunResult| r.run.method == method && r.run.seed == 4;
+        let searched = results.iter().find(same).unwrap();
+        let auc = |r: &RunResult| r.summary.held_out_tasks.auc;
+        assert_eq!(auc(searched), auc(alone.iter().find(same).unwrap()));
+    }
+    // Learning from scratch has nothing to search for.
+    let scratch = results.iter().find(|r| r.run.method == "none").unwrap();
+    assert_eq!(scratch.run.setting(META_LR), None);
+
+    // Found again, and nothing is done twice; with other values other runs, which are refused.
+    let again = |values: [f64; 2]| {
+        let options = RunOptions {
+            resume: true,
+            ..RunOptions::default()
+        };
+        let sweep = sweep("searched").with_options(options);
+        sweep.with_search(META_LR, values, 4).run(&Waves)
+    };
+    let best = |method: &str| {
+        let found = results.iter().find(|r| r.run.method == method);
+        found.and_then(|r| r.run.setting(META_LR)).unwrap()
+    };
+    let found = again([1e-3, 0.05]).expect("it goes on");
+    assert_eq!(found.len(), results.len());
+    let worse = [1e-3, 0.05].map(|v| v + 1e-4);
+    let refused = again(worse).unwrap_err().to_string();
+    let was = format!("run.searched.meta-lr: {} then", best("leap"));
+    assert!(refused.contains(&was), "{refused}");
+}
+
+#[test]
+fn validation_tasks_are_learned_on_the_way_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sweep = |every, meta_steps, out: &str| {
+        let options = RunOptions {
+            resume: true,
+            ..RunOptions::default()
+        };
+        Sweep::new("Waves", folder.path().join(out))
+            .with_meta_steps(meta_steps)
+            .with_options(options)
+            .with_validation_every(every)
+            .run(&Waves)
+            .expect("it runs")
+    };
+    let at = |results: &[RunResult]| {
+        let lines = results[0].meta_steps.iter();
+        let lines = lines.filter_map(|m| Some((m.meta_step, m.validation.as_ref()?.auc)));
+        lines.collect::<Vec<_>>()
+    };
+    let whole = sweep(2, 5, "whole");
+    let steps: Vec<usize> = at(&whole).iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [2, 4, 5]);
+    sweep(2, 4, "parts");
+    let parts = sweep(2, 5, "parts");
+    assert_eq!(at(&parts), at(&whole));
+    let without = sweep(0, 5, "without");
+    assert_eq!(at(&without), []);
+    let auc = |results: &[RunResult]| results[0].summary.held_out_tasks.auc;
+    assert_eq!(auc(&without), auc(&whole));
+
+    // The last one is of the run's initialization.
+    let lanes = Lanes::threads(&Device::flex().autodiff(), 1).expect("lanes");
+    let model = Waves.model(&whole[0].run, &Device::flex().autodiff());
+    let init = folder.path().join("whole/leap-seed-0/init.safetensors");
+    let model = leap_lab::load_initialization(init, model.unwrap()).expect("an initialization");
+    let trainer = Waves.trainer(&whole[0].run).unwrap();
+    let tasks = Waves.validation(&whole[0].run).unwrap().unwrap();
+    let report = trainer.evaluate(&model, &tasks, &lanes).unwrap();
+    assert_eq!(at(&whole)[2].1, report.summary().auc);
+    let page = std::fs::read_to_string(folder.path().join("whole/report.html")).unwrap();
+    assert!(page.contains("Validation tasks: AUC"));
 }

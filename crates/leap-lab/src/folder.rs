@@ -37,10 +37,14 @@ const CONFIG: &str = "config.json";
 const LOCK: &str = "lock";
 /// Where the settings that a sweep goes through are named in an experiment's configuration.
 pub(crate) const GRID: &str = "goes_through";
+/// The folder of a search, in that of the experiment it is for.
+pub(crate) const SEARCH: &str = "search";
 /// The folder of learning curves for TensorBoard, in that of a run.
 pub(crate) const CURVES: &str = "held-out";
 /// By which a folder is known as one of ours.
 const WRITTEN_BY: (&str, &str) = ("written_by", "leap-lab");
+/// What the pictures of every experiment are called, before their number.
+pub(crate) const PICTURES: [&str; 3] = ["curves", "meta-training", "validation"];
 /// Settings that may differ when a run is resumed.
 const FREE: [&str; 2] = ["meta_steps", "device"];
 /// Files that an experiment or a run writes, besides numbered ones such as `curves-1.svg`.
@@ -255,7 +259,7 @@ fn pictures(path: &Path) -> Vec<String> {
     let config = read_json::<Value>(&path.join(CONFIG)).ok().flatten();
     let settings = config.map_or(Value::Null, |config| config[GRID].clone());
     let mut names: Vec<String> = serde_json::from_value(settings).unwrap_or_default();
-    names.extend(["curves", "meta-training"].map(String::from));
+    names.extend(PICTURES.map(String::from));
     names
 }
 
@@ -279,8 +283,12 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
             continue;
         }
         let config = read_json::<Value>(&entry.join(CONFIG)).ok().flatten();
-        let is_run_below =
-            config.is_some_and(|config| is_marked(&config) && config["run"].is_object());
+        let config = config.filter(is_marked);
+        if !is_run && name == SEARCH && config.is_some() {
+            clear(&entry, &self::pictures(&entry), false)?;
+            continue;
+        }
+        let is_run_below = config.is_some_and(|config| config["run"].is_object());
         if is_run_below || (is_run && name == CURVES) {
             clear(&entry, &[], true)?;
             let _ = fs::remove_dir(&entry); // It stays where something else is in it.
@@ -358,18 +366,23 @@ mod tests {
         opened.write("results.csv", "old").unwrap();
         run.write("held-out-1.safetensors", "old").unwrap();
         opened.write("curves-1.svg", "old").unwrap();
+        let search = json!({ "goes_through": ["meta-lr"] });
+        let search = RunFolder::open(&opened.join(SEARCH), &search, Existing::Refuse).unwrap();
+        search.run("leap-seed-1", &json!({ "run": {} })).unwrap();
+        search.write("meta-lr-1.svg", "old").unwrap();
         let kept = [
             "notes.txt",
             "curve.svg",
             "poster-2.svg",
             "my-best-3.safetensors",
             "leap-seed-1/notes.json",
+            "search/notes.txt",
         ];
         for kept in kept {
             opened.write(kept, "mine").unwrap();
         }
         fs::create_dir(opened.join("checkpoints")).unwrap();
-        drop(opened);
+        drop((opened, search));
         let opened = open(&ours, Existing::Overwrite).unwrap();
         for kept in kept.into_iter().chain(["checkpoints"]) {
             assert!(opened.join(kept).exists(), "{kept}");
@@ -379,6 +392,9 @@ mod tests {
             "curves-1.svg",
             "leap-seed-1/held-out-1.safetensors",
             "leap-seed-1/config.json",
+            "search/leap-seed-1",
+            "search/meta-lr-1.svg",
+            "search/config.json",
         ];
         for removed in removed {
             assert!(!opened.join(removed).exists(), "{removed}");

@@ -25,7 +25,6 @@ struct Shared {
     unit: (String, usize),
     state: Mutex<State>,
     ended: AtomicBool,
-    start: Instant,
 }
 
 #[derive(Default)]
@@ -35,6 +34,7 @@ struct State {
     before: f64,
     message: String,
     last_line: Option<Instant>,
+    start: Option<Instant>,
 }
 
 impl Progress {
@@ -51,8 +51,8 @@ impl Progress {
             unit,
             state: Mutex::default(),
             ended: AtomicBool::new(false),
-            start: Instant::now(),
         });
+        shared.lock().start = Some(Instant::now());
         let watched = shared.clone();
         let watch = move || {
             while !watched.ended.load(Ordering::Relaxed) {
@@ -69,6 +69,11 @@ impl Progress {
     /// Who counts the steps.
     pub fn monitor(&self) -> Arc<Monitor> {
         self.shared.monitor.clone()
+    }
+
+    /// The work begins now, and not when this was made.
+    pub fn restart(&self) {
+        self.shared.lock().start = Some(Instant::now());
     }
 
     /// There is so much more to do, or less.
@@ -113,7 +118,9 @@ impl Shared {
         if now == 0 || state.total == 0.0 {
             return;
         }
-        let seconds = self.start.elapsed().as_secs_f64();
+        let seconds = state
+            .start
+            .map_or(0.0, |start| start.elapsed().as_secs_f64());
         let done = state.before + restored as f64 + now as f64;
         let left = (state.total - done).max(0.0) * seconds / now as f64;
         let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);

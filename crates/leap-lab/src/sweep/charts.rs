@@ -30,7 +30,12 @@ pub(super) fn groups(done: &[RunResult]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group> = Vec::new();
     for result in done {
         let run = &result.run;
-        let same = |g: &&mut Group| g.run.method == run.method && g.run.settings == run.settings;
+        let same = |g: &&mut Group| {
+            Run {
+                seed: run.seed,
+                ..g.run.clone()
+            } == *run
+        };
         match groups.iter_mut().find(same) {
             Some(group) => group.results.push(result),
             None => groups.push(Group {
@@ -224,7 +229,7 @@ pub(super) fn against(done: &[RunResult], setting: &str) -> Vec<Chart> {
         }
         Chart {
             title: format!("Held-out tasks: {name}"),
-            x: format!("{setting} meta-trained on"),
+            x: setting.into(),
             y: name.into(),
             series: series.into_values().collect(),
             from_zero: false,
@@ -277,6 +282,38 @@ pub(super) fn over_meta_steps(done: &[RunResult]) -> Vec<Chart> {
             from_zero: false,
             marks: false,
         }
+    };
+    panels.map(chart).to_vec()
+}
+
+/// The validation tasks, learned from the initialization as it was on the way.
+pub(super) fn validation(done: &[RunResult]) -> Vec<Chart> {
+    type Pick = fn(&Summary) -> Option<f64>;
+    let panels: [(&str, Pick); 3] = [
+        ("AUC", |s| Some(s.auc)),
+        ("held-out accuracy", |s| s.held_out_accuracy),
+        ("score", |s| s.score),
+    ];
+    let groups = groups(done);
+    let groups = highest(&groups);
+    let chart = |(name, pick): (&str, Pick)| Chart {
+        title: format!("Validation tasks: {name}"),
+        x: "meta-step".into(),
+        y: name.into(),
+        series: groups
+            .iter()
+            .filter(|(_, group)| group.run.is_trained())
+            .map(|(colour, group)| {
+                let point = |m: &MetaStepMetrics| {
+                    Some((m.meta_step as f64, m.validation.as_ref().and_then(pick)?))
+                };
+                let curve = |r: &&RunResult| r.meta_steps.iter().filter_map(point).collect();
+                let curves: Vec<_> = group.results.iter().map(curve).collect();
+                over(&group.run.method, *colour, &curves)
+            })
+            .collect(),
+        from_zero: false,
+        marks: true,
     };
     panels.map(chart).to_vec()
 }

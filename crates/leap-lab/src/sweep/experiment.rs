@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::initialization::{load_initialization, to_safetensors};
 use crate::progress::Progress;
-use crate::sweep::plan::Sweep;
+use crate::sweep::plan::{Sweep, validation};
 use crate::sweep::run::Run;
 use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
 use crate::tracking::tracker::Tracker;
@@ -71,6 +71,17 @@ pub trait Experiment: Sync {
     /// # Errors
     /// Any error, before anything is trained.
     fn held_out(&self, run: &Run) -> Result<Self::HeldOut, TaskError>;
+
+    /// Tasks to choose settings by, and to watch meta-training on, apart from those of the test and of meta-training: for
+    /// [`Sweep::with_search`](crate::Sweep::with_search) and
+    /// [`Sweep::with_validation_every`](crate::Sweep::with_validation_every). There are none by default.
+    ///
+    /// # Errors
+    /// Any error, before anything is trained.
+    fn validation(&self, run: &Run) -> Result<Option<Self::HeldOut>, TaskError> {
+        let _ = run;
+        Ok(None)
+    }
 
     /// How tasks are trained, held-out ones too, and the initialization. Seed, checkpoints and the like are added to it.
     ///
@@ -162,32 +173,38 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] if the sweep was stopped, after a checkpoint; [`Error::Training`].
-    pub fn meta_train<M, L, S>(
+    pub fn meta_train<L, S>(
         &self,
         trainer: MetaTrainer<L>,
-        init: M,
+        init: E::Model,
         tasks: &S,
-    ) -> Result<M, Error>
+    ) -> Result<E::Model, Error>
     where
-        M: Module,
-        L: MetaLearner<M>,
-        S: TaskSet<M>,
+        L: MetaLearner<E::Model>,
+        S: TaskSet<E::Model>,
     {
-        self.meta_train_for(self.sweep.meta_steps, trainer, init, tasks)
+        self.meta_train_as(self.meta_steps(), trainer, init, tasks, |model| model)
     }
 
-    /// As [`meta_train`](Self::meta_train), for another number of meta-steps than the sweep's, for a method whose meta-steps
-    /// are longer or shorter than those of the others.
+    /// Meta-steps of each run.
+    pub fn meta_steps(&self) -> usize {
+        self.sweep.meta_steps
+    }
+
+    /// As [`meta_train`](Self::meta_train), for a method whose meta-steps are longer or shorter than those of the others, so
+    /// that it takes another number of them, or that trains another model, such as one with a larger head: `finish` makes the
+    /// experiment's of it.
     ///
     /// # Errors
     /// As [`meta_train`](Self::meta_train).
-    pub fn meta_train_for<M, L, S>(
+    pub fn meta_train_as<M, L, S>(
         &self,
         meta_steps: usize,
         trainer: MetaTrainer<L>,
         init: M,
         tasks: &S,
-    ) -> Result<M, Error>
+        finish: impl Fn(M) -> E::Model,
+    ) -> Result<E::Model, Error>
     where
         M: Module,
         L: MetaLearner<M>,
@@ -213,6 +230,7 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             .trackers(self.run, &self.folder, meta.meta_step())?;
         self.lock_trackers().extend(added);
         self.progress.skip(work * meta.meta_step() as f64);
+        let validates = Some(self.sweep.validate_every).filter(|every| *every > 0);
         while meta.meta_step() < meta_steps {
             let report = match meta.step(tasks, &self.lanes) {
                 Err(leap_core::Error::Interrupted) => {
@@ -221,13 +239,23 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
                 }
                 report => report?,
             };
-            let line = MetaStepMetrics::of(&report);
-            metrics.write(&line)?;
-            let scalars = scalars("meta-training", &line);
-            for tracker in self.lock_trackers().iter_mut() {
-                tracker.scalars(line.meta_step, &scalars)?;
-            }
             let (name, step) = (self.run.name(), meta.meta_step());
+            let mut line = MetaStepMetrics::of(&report);
+            let mut found = scalars("meta-training", &line);
+            if validates.is_some_and(|every| step.is_multiple_of(every) || step == meta_steps) {
+                let tasks = validation(self.experiment, self.run)?;
+                let init = finish(meta.init().clone());
+                let summary = self
+                    .trainer()?
+                    .evaluate(&init, &tasks, &self.lanes)?
+                    .summary();
+                found.extend(scalars("validation", &summary));
+                line.validation = Some(summary);
+            }
+            metrics.write(&line)?;
+            for tracker in self.lock_trackers().iter_mut() {
+                tracker.scalars(line.meta_step, &found)?;
+            }
             let message = format!("{name} {step}/{meta_steps}: {}", describe(&line.tasks));
             log::debug!("{message}");
             self.progress.tell(message);
@@ -240,7 +268,7 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             }
         }
         meta.save_checkpoint()?;
-        Ok(meta.into_init())
+        Ok(finish(meta.into_init()))
     }
 
     /// Takes an initialization from a file in place of meta-training. `model` is one of its kind.

@@ -49,8 +49,12 @@ impl Page<'_> {
             true => format!("at most {steps}"),
             false => steps,
         };
+        let kind = match self.sweep.on_validation {
+            true => "validation",
+            false => "held-out",
+        };
         format!(
-            "{} meta-steps of {} tasks; then {tasks} held-out tasks are learned for {steps} {}. Bands and ± are one standard \
+            "{} meta-steps of {} tasks; then {tasks} {kind} tasks are learned for {steps} {}. Bands and ± are one standard \
              deviation over seeds.",
             self.sweep.meta_steps, summary.meta_batch, self.unit.0,
         )
@@ -79,6 +83,12 @@ impl Page<'_> {
                 .into(),
             tables: vec![],
             figures: self.figures("meta-training", charts::over_meta_steps(done))?,
+        });
+        sections.push(Section {
+            title: "Validation tasks".into(),
+            text: "Learned from the initialization as it was after so many meta-steps.".into(),
+            tables: vec![],
+            figures: self.figures("validation", charts::validation(done))?,
         });
         let picture = |result: &RunResult| {
             Some(Figure {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use leap_core::MetaTrainer;
+use leap_core::{MetaTrainer, TaskSet};
 
 use crate::error::Error;
-use crate::folder::RunFolder;
+use crate::folder::{RunFolder, SEARCH};
 use crate::options::RunOptions;
 use crate::progress::Progress;
+use crate::sweep::experiment::Experiment;
 use crate::sweep::run::{Run, SCRATCH};
 use crate::tracking::tensorboard::TensorBoard;
 use crate::tracking::tracker::Tracker;
@@ -39,6 +40,28 @@ pub struct Sweep {
     pub(super) options: RunOptions,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) tracker: Option<Arc<MakeTracker>>,
+    pub(super) validate_every: usize,
+    pub(super) search: Option<Search>,
+    /// Whether it is itself a search, which the held-out tasks take no part in.
+    pub(super) on_validation: bool,
+}
+
+/// A setting whose value is chosen on validation tasks.
+#[derive(Clone)]
+pub(super) struct Search {
+    pub name: String,
+    pub values: Vec<f64>,
+    pub meta_steps: usize,
+}
+
+/// An experiment's validation tasks, of which there must be some.
+pub(super) fn validation<E: Experiment + ?Sized>(
+    experiment: &E,
+    run: &Run,
+) -> Result<E::HeldOut, Error> {
+    let tasks = experiment.validation(run)?;
+    let none = || Error::Setting("there are no validation tasks".into());
+    tasks.filter(|tasks| !tasks.is_empty()).ok_or_else(none)
 }
 
 impl Sweep {
@@ -60,6 +83,9 @@ impl Sweep {
             options: RunOptions::default(),
             stop: Arc::default(),
             tracker: None,
+            validate_every: 0,
+            search: None,
+            on_validation: false,
         }
     }
 
@@ -149,6 +175,74 @@ impl Sweep {
         self
     }
 
+    /// Learns the [validation tasks](crate::Experiment::validation) too, from the initialization after every so many
+    /// meta-steps (default never): the metrics have what came of it, and the report a curve over meta-steps.
+    pub fn with_validation_every(mut self, meta_steps: usize) -> Self {
+        self.validate_every = meta_steps;
+        self
+    }
+
+    /// Chooses a setting for each method, and for each combination of the settings that are gone through, before the runs:
+    /// each of `values` is meta-trained with for `meta_steps` meta-steps, with the first seed, and the one with the lowest AUC
+    /// on the [validation tasks](crate::Experiment::validation) is taken for all seeds. [`Run::setting`] gives it to the
+    /// experiment. The search is a sweep of its own, with its report, in the folder `search`.
+    pub fn with_search(
+        mut self,
+        name: impl Into<String>,
+        values: impl IntoIterator<Item = f64>,
+        meta_steps: usize,
+    ) -> Self {
+        self.search = Some(Search {
+            name: name.into(),
+            values: values.into_iter().collect(),
+            meta_steps,
+        });
+        self
+    }
+
+    /// The sweep that a search is.
+    pub(super) fn searching(&self, search: &Search) -> Self {
+        let mut sweep = self.clone();
+        sweep.title = format!("{}: search for {}", self.title, search.name);
+        sweep.out = self.out.join(SEARCH);
+        sweep.seeds.truncate(1);
+        sweep.meta_steps = search.meta_steps;
+        sweep
+            .settings
+            .push((search.name.clone(), search.values.clone()));
+        (sweep.pictures, sweep.keep_models) = (0, false);
+        (sweep.search, sweep.validate_every) = (None, 0);
+        sweep.on_validation = true;
+        sweep
+    }
+
+    /// How many validation tasks are learned in so many meta-steps of a run.
+    pub(super) fn validated<E: Experiment>(
+        &self,
+        experiment: &E,
+        run: &Run,
+        meta_steps: usize,
+    ) -> Result<usize, Error> {
+        match self.validate_every {
+            every @ 1.. if run.is_trained() => {
+                Ok(meta_steps.div_ceil(every) * validation(experiment, run)?.len())
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// The tasks that its results are of.
+    pub(super) fn tested<E: Experiment>(
+        &self,
+        experiment: &E,
+        run: &Run,
+    ) -> Result<E::HeldOut, Error> {
+        match self.on_validation {
+            true => validation(experiment, run),
+            false => Ok(experiment.held_out(run)?),
+        }
+    }
+
     /// The runs, those of a seed together, learning from scratch first.
     pub(super) fn runs(&self) -> Vec<Run> {
         let mut settings = vec![BTreeMap::new()];
@@ -176,6 +270,7 @@ impl Sweep {
                     add(Run {
                         method: method.clone(),
                         settings: settings.clone(),
+                        searched: BTreeMap::new(),
                         seed,
                     });
                 }
@@ -190,6 +285,7 @@ impl Sweep {
         Run {
             method: SCRATCH.into(),
             settings: settings.collect(),
+            searched: BTreeMap::new(),
             seed,
         }
     }

@@ -112,7 +112,7 @@ pub(super) struct Row<'a> {
 
 impl<'a> Row<'a> {
     pub fn of(run: &'a Run, summary: &'a RunSummary) -> Self {
-        let settings = run.settings.iter();
+        let settings = run.settings.iter().chain(&run.searched);
         Self {
             method: &run.method,
             settings: settings.map(|(n, v)| (n.as_str(), number(*v))).collect(),

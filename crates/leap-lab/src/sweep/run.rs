@@ -13,6 +13,13 @@ pub struct Run {
     /// The settings that a sweep goes through, by name; 0 when learning from scratch, which has none.
     #[serde(serialize_with = "as_numbers")]
     pub settings: BTreeMap<String, f64>,
+    /// The settings that were [searched](crate::Sweep::with_search) for this method, by name.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        serialize_with = "as_numbers"
+    )]
+    pub searched: BTreeMap<String, f64>,
     /// The seed.
     pub seed: u64,
 }
@@ -29,10 +36,11 @@ impl Run {
         self.method.parse()
     }
 
-    /// A setting by its name; `None` where it is none of the run's, and when learning from scratch, which has none.
+    /// A setting by its name, one that was searched for too; `None` where it is none of the run's, and when learning from
+    /// scratch, which has none.
     pub fn setting(&self, name: &str) -> Option<f64> {
-        let value = self.settings.get(name).copied();
-        value.filter(|_| self.is_trained())
+        let value = self.settings.get(name).or(self.searched.get(name));
+        value.copied().filter(|_| self.is_trained())
     }
 
     /// Whether an initialization is meta-trained at all.

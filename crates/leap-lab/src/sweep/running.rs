@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::figures::draw_paths;
-use crate::folder::{GRID, RunFolder};
+use crate::folder::{GRID, PICTURES, RunFolder, SEARCH};
 use crate::progress::Progress;
 use crate::sweep::experiment::{Experiment, Session, drawn, scalars};
 use crate::sweep::page::Page;
-use crate::sweep::plan::Sweep;
+use crate::sweep::plan::{Search, Sweep};
 use crate::sweep::results::{self, RunResult, RunSummary};
 use crate::sweep::run::Run;
 use crate::sweep::tables;
@@ -32,7 +32,10 @@ impl Sweep {
     /// [`Error::Training`], and those of [`RunFolder::open`]. Then [`Error::Interrupted`], [`Error::Failed`] once the other
     /// runs are done, [`Error::Io`].
     pub fn run<E: Experiment>(&self, experiment: &E) -> Result<Vec<RunResult>, Error> {
-        let running = Running::begin(self, experiment)?;
+        let mut running = Running::begin(self, experiment)?;
+        if let Some(search) = &self.search {
+            running.search(search)?;
+        }
         say(&format!(
             "{} runs, {} side by side on {}, results in {}",
             running.runs.len(),
@@ -81,7 +84,10 @@ struct Running<'a, E: Experiment> {
 
 /// Names become those of files and of columns.
 fn check_names(sweep: &Sweep) -> Result<(), Error> {
-    let settings = || sweep.settings.iter().map(|(name, _)| name);
+    let settings = || {
+        let searched = sweep.search.iter().map(|search| &search.name);
+        sweep.settings.iter().map(|(name, _)| name).chain(searched)
+    };
     let is_good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     for name in sweep.methods.iter().chain(settings()) {
         if name.is_empty() || name.starts_with('.') || !name.chars().all(is_good) {
@@ -93,7 +99,8 @@ fn check_names(sweep: &Sweep) -> Result<(), Error> {
     let (blank, run) = (RunSummary::blank(), Run::default());
     let columns = serde_json::to_value(results::Row::of(&run, &blank)).unwrap_or_default();
     let is_taken = |name: &&String| {
-        columns.get(name.as_str()).is_some() || ["curves", "meta-training"].contains(&name.as_str())
+        let name = name.as_str();
+        columns.get(name).is_some() || name == SEARCH || PICTURES.contains(&name)
     };
     if let Some(name) = settings().find(is_taken) {
         let wrong = format!("a setting cannot be called `{name}`, as a result is");
@@ -106,6 +113,53 @@ fn check_names(sweep: &Sweep) -> Result<(), Error> {
     }
 }
 
+/// Looks whether all of a sweep can work; the training steps that it takes come back.
+fn check<E: Experiment>(
+    sweep: &Sweep,
+    experiment: &E,
+    runs: &[Run],
+    home: &Device,
+) -> Result<f64, Error> {
+    let setting = |wrong: &str| Err(Error::Setting(wrong.into()));
+    if sweep.methods.is_empty() || sweep.seeds.is_empty() {
+        return setting("there must be at least one method and one seed");
+    }
+    if let Some((name, _)) = sweep.settings.iter().find(|(_, values)| values.is_empty()) {
+        return setting(&format!("{name} must have at least one value"));
+    }
+    check_names(sweep)?;
+    let model = |run| drawn(run, home, || experiment.model(run, home));
+    let values = || -> Result<Vec<f64>, Error> {
+        let model = model(&runs[0])?;
+        let space = ParamSpace::new(&model, &ParamGroup::all())?;
+        Ok(space.point(&model)?.to_vec()?)
+    };
+    if values()? != values()? {
+        return setting(
+            "the model has parameters that neither Burn nor the run's seed draws, and are others each time: draw them \
+             from the seed, in `Experiment::model`",
+        );
+    }
+    let mut work = 0;
+    for run in runs {
+        let trainer = experiment.trainer(run)?;
+        trainer.begin(model(run)?)?;
+        let mut held_out = sweep.tested(experiment, run)?.len();
+        if held_out == 0 {
+            return setting("there are no held-out tasks");
+        }
+        if run.is_trained() {
+            if experiment.train(run)?.is_empty() {
+                return setting("there are no tasks to meta-train on");
+            }
+            work += sweep.meta_steps * trainer.meta_batch_size() * trainer.task_steps();
+            held_out += sweep.validated(experiment, run, sweep.meta_steps)?;
+        }
+        work += held_out * trainer.held_out_steps();
+    }
+    Ok(work as f64)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -114,20 +168,12 @@ impl<'a, E: Experiment> Running<'a, E> {
     /// Looks whether all can work, and takes the folder.
     fn begin(sweep: &'a Sweep, experiment: &'a E) -> Result<Self, Error> {
         sweep.options.check()?;
-        let setting = |wrong: &str| Err(Error::Setting(wrong.into()));
-        if sweep.methods.is_empty() || sweep.seeds.is_empty() {
-            return setting("there must be at least one method and one seed");
-        }
-        if let Some((name, _)) = sweep.settings.iter().find(|(_, values)| values.is_empty()) {
-            return setting(&format!("{name} must have at least one value"));
-        }
-        check_names(sweep)?;
         let runs = sweep.runs();
         let devices = leap_core::devices(&sweep.options.device)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let jobs = match sweep.options.jobs {
             Some(jobs) => jobs,
-            None if devices.iter().all(is_cpu) => cores.min(runs.len()),
+            None if devices.iter().all(is_cpu) => cores.min(runs.len()).max(1),
             None => 1,
         };
         let lanes = sweep.options.lanes.unwrap_or((cores / jobs).max(1));
@@ -139,35 +185,13 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         .autodiff();
 
-        let model = |run| drawn(run, &home, || experiment.model(run, &home));
-        let values = || -> Result<Vec<f64>, Error> {
-            let model = model(&runs[0])?;
-            let space = ParamSpace::new(&model, &ParamGroup::all())?;
-            Ok(space.point(&model)?.to_vec()?)
-        };
-        if values()? != values()? {
-            return setting(
-                "the model has parameters that neither Burn nor the run's seed draws, and are others each time: draw them \
-                 from the seed, in `Experiment::model`",
-            );
+        let work = check(sweep, experiment, &runs, &home)?;
+        if let Some(search) = &sweep.search {
+            let searching = sweep.searching(search);
+            check(&searching, experiment, &searching.runs(), &home)?;
         }
         let progress = Progress::new(experiment.unit());
-        for run in &runs {
-            let trainer = experiment.trainer(run)?;
-            trainer.begin(model(run)?)?;
-            let held_out = experiment.held_out(run)?.len();
-            if held_out == 0 {
-                return setting("there are no held-out tasks");
-            }
-            progress.add((held_out * trainer.held_out_steps()) as f64);
-            if run.is_trained() {
-                if experiment.train(run)?.is_empty() {
-                    return setting("there are no tasks to meta-train on");
-                }
-                let tasks = sweep.meta_steps * trainer.meta_batch_size();
-                progress.add((tasks * trainer.task_steps()) as f64);
-            }
-        }
+        progress.add(work);
         let mut config = json!({
             "title": sweep.title,
             "settings": experiment.settings(),
@@ -199,6 +223,50 @@ impl<'a, E: Experiment> Running<'a, E> {
             scratch: Mutex::default(),
             interrupted: AtomicBool::new(false),
         })
+    }
+
+    /// Finds the value of a setting for each method.
+    fn search(&mut self, search: &Search) -> Result<(), Error> {
+        let sweep = self.sweep.searching(search);
+        let searching = Running::begin(&sweep, self.experiment)?;
+        let (name, count) = (&search.name, searching.runs.len());
+        say(&format!(
+            "first a search for {name}, {count} runs on validation tasks"
+        ));
+        // A value with which nothing can be trained is none that is taken; its run has said so.
+        drop(searching.run_all());
+        if searching.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        searching.page().write(true)?;
+        let found = results::read_all(&sweep, &searching.folder)?;
+        say(&tables::text(&found, sweep.target));
+        for run in self.runs.iter_mut().filter(|run| run.is_trained()) {
+            let tried = found.iter().filter(|result| {
+                let mut settings = result.run.settings.clone();
+                let value = settings.remove(name);
+                result.run.method == run.method
+                    && settings == run.settings
+                    && value.is_some_and(|value| search.values.contains(&value))
+            });
+            let auc = |result: &&RunResult| result.summary.held_out_tasks.auc;
+            let tried = tried.filter(|result| auc(result).is_finite());
+            let best = tried.min_by(|a, b| auc(a).total_cmp(&auc(b)));
+            let best = best.and_then(|result| result.run.setting(name));
+            let Some(best) = best else {
+                let why = format!("no {name} that was tried can train {}", run.method);
+                return Err(Error::Setting(why));
+            };
+            let ends = [f64::min, f64::max].map(|end| search.values.iter().copied().reduce(end));
+            let is_first = self.sweep.seeds.first() == Some(&run.seed);
+            if is_first && search.values.len() > 1 && ends.contains(&Some(best)) {
+                let method = &run.method;
+                log::warn!("{method}: the best {name} is at the end of those tried: {best}");
+            }
+            run.searched.insert(name.clone(), best);
+        }
+        self.progress.restart();
+        Ok(())
     }
 
     fn page(&self) -> Page<'_> {
@@ -300,7 +368,10 @@ impl<'a, E: Experiment> Running<'a, E> {
         let tasks = summary.held_out_tasks.tasks + summary.held_out_tasks.left_out;
         let trainer = self.experiment.trainer(run)?;
         let trained = summary.meta_steps * trainer.meta_batch_size();
-        let steps = tasks * trainer.held_out_steps() + trained * trainer.task_steps();
+        let validated = self
+            .sweep
+            .validated(self.experiment, run, summary.meta_steps)?;
+        let steps = (tasks + validated) * trainer.held_out_steps() + trained * trainer.task_steps();
         self.progress.skip(steps as f64);
         Ok(())
     }
@@ -339,7 +410,7 @@ impl<'a, E: Experiment> Running<'a, E> {
         let checkpoints = Checkpoints::new(folder.join("checkpoints"), 0)
             .with_task_steps(self.sweep.every_task_steps);
         let trainer = session.trainer()?.with_checkpoints(checkpoints);
-        let tasks = self.experiment.held_out(run)?;
+        let tasks = self.sweep.tested(self.experiment, run)?;
         let keep = |task: &TaskReport, model: &E::Model| {
             if self.sweep.keep_models {
                 let name = format!("held-out-{}.safetensors", task.index);

@@ -165,8 +165,9 @@ impl<'a> Columns<'a> {
             rows: groups.iter().map(|g| vec![g.run.method.clone()]).collect(),
         };
         let mut columns = Self { groups, table };
-        let first = groups.first().map(|g| &g.run.settings);
-        for name in first.into_iter().flat_map(|settings| settings.keys()) {
+        let names = |g: &'a Group| g.run.settings.keys().chain(g.run.searched.keys());
+        let names: BTreeSet<&String> = groups.iter().flat_map(names).collect();
+        for name in names {
             columns.add(name, &|group: &Group| {
                 group.run.setting(name).map(|value| value.to_string())
             });

@@ -23,6 +23,10 @@ pub struct MetaStepMetrics {
     pub coherence: Option<f64>,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// Means over the validation tasks, learned from the initialization that the meta-step led to, where they
+    /// [were](crate::Sweep::with_validation_every).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Summary>,
 }
 
 impl MetaStepMetrics {
@@ -33,6 +37,7 @@ impl MetaStepMetrics {
             tasks: report.summary(),
             coherence: report.coherence.filter(|cosine| cosine.is_finite()),
             seconds: report.seconds,
+            validation: None,
         }
     }
 }
