@@ -13,8 +13,8 @@ use burn::optim::{AdamConfig, ModuleOptimizer, RmsPropConfig, SgdConfig};
 use burn::tensor::activation::{gelu, sigmoid, softmax, tanh};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use leap_core::{
-    Anil, Boil, Lanes, Leap, Maml, MetaLearner, MetaTrainer, Method, Predict, Report, StepLoss,
-    Task, TaskContext, TaskError, TaskSet, reinitialize, run_rng,
+    Anil, Boil, Lanes, Leap, LearningCurve, Maml, MetaLearner, MetaTrainer, Method, Predict,
+    Report, StepLoss, Task, TaskContext, TaskError, TaskSet, reinitialize, run_rng,
 };
 use leap_models::{ActorCriticConfig, ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
@@ -285,22 +285,23 @@ fn a_model_of_many_operations() {
 #[derive(Clone, Default)]
 struct Count(Arc<Mutex<[usize; 2]>>);
 
-/// A task that is counted from its first step on, for as long as it lives.
+/// A task that is counted from its second step on, for as long as it lives: a first one may be a trial.
 struct Counted<T> {
     task: T,
     count: Count,
-    has_begun: bool,
+    steps: usize,
 }
 
 impl<T> Drop for Counted<T> {
     fn drop(&mut self) {
-        self.count.0.lock().unwrap()[0] -= usize::from(self.has_begun);
+        self.count.0.lock().unwrap()[0] -= usize::from(self.steps > 1);
     }
 }
 
 impl<M: Module, T: Task<M>> Task<M> for Counted<T> {
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
-        if !std::mem::replace(&mut self.has_begun, true) {
+        self.steps += 1;
+        if self.steps == 2 {
             let [now, most] = &mut *self.count.0.lock().unwrap();
             *now += 1;
             *most = (*most).max(*now);
@@ -309,44 +310,71 @@ impl<M: Module, T: Task<M>> Task<M> for Counted<T> {
     }
 }
 
-struct CountedSet(Sinusoids, Count);
+/// Batches of several sizes, by turns.
+struct CountedSet(Vec<Sinusoids>, Count);
 
 impl<M: Predict<Tensor<2>>> TaskSet<M> for CountedSet {
     type Task = Counted<<Sinusoids as TaskSet<M>>::Task>;
     fn len(&self) -> usize {
-        TaskSet::<M>::len(&self.0)
+        TaskSet::<M>::len(&self.0[0])
     }
     fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
         Ok(Counted {
-            task: TaskSet::<M>::task(&self.0, index, context)?,
+            task: TaskSet::<M>::task(&self.0[index % self.0.len()], index, context)?,
             count: self.1.clone(),
-            has_begun: false,
+            steps: 0,
         })
     }
 }
 
-#[test]
-fn tasks_are_as_many_at_once_as_there_is_memory_for() {
+/// What came of two meta-steps on tasks of batches of some sizes, the bytes of a task, and how many were trained at once.
+fn at_once(
+    trainer: &MetaTrainer<Leap>,
+    batch_sizes: &[usize],
+) -> ((Vec<f32>, Vec<LearningCurve>), Option<u64>, usize) {
     let device = Device::flex().autodiff();
     let lanes = Lanes::threads(&device, 1).unwrap();
+    let sets = batch_sizes.iter();
+    let sets = sets.map(|n| Sinusoids::new().with_tasks(12).with_batch_size(*n));
+    let tasks = CountedSet(sets.collect(), Count::default());
+    let mut run = trainer.begin(mlp(&device)).unwrap();
+    let mut curves = Vec::new();
+    for _ in 0..2 {
+        // What the first meta-step finds out takes tasks of its own.
+        *tasks.1.0.lock().unwrap() = [0, 0];
+        let report = run.step(&tasks, &lanes).unwrap();
+        curves.extend(report.tasks.into_iter().map(|t| t.curve));
+    }
+    let [left, most] = *tasks.1.0.lock().unwrap();
+    assert_eq!(left, 0);
+    ((floats(run.init()), curves), run.task_bytes(), most)
+}
+
+#[test]
+fn tasks_that_fit_together_are_trained_at_once_beside_the_others() {
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(12)
+        .with_task_optimizer(SgdConfig::new().init(), 0.01)
+        .with_task_steps(4);
+    for (sizes, most) in [(&[10, 7][..], 6), (&[10, 7, 4], 4)] {
+        let [alone, together] =
+            [1, 12].map(|n| at_once(&trainer.clone().with_task_batch(n), sizes));
+        assert_eq!((alone.2, together.2), (1, most));
+        assert_eq!(alone.0, together.0);
+    }
+    // Two of one kind at most, some by themselves.
+    let few = trainer.with_meta_batch_size(3).with_task_batch(3);
+    let few = at_once(&few, &[10, 7, 4, 12, 13, 14]);
+    assert!(few.2 <= 2);
+}
+
+#[test]
+fn tasks_are_as_many_at_once_as_there_is_memory_for() {
     let trainer = MetaTrainer::new(Leap::new())
         .with_meta_batch_size(5)
         .with_task_optimizer(SgdConfig::new().init(), 0.01)
         .with_task_steps(4);
-    let run = |trainer: MetaTrainer<Leap>| {
-        let tasks = CountedSet(Sinusoids::new().with_tasks(12), Count::default());
-        let mut run = trainer.begin(mlp(&device)).unwrap();
-        let mut curves = Vec::new();
-        for _ in 0..2 {
-            // What the first meta-step finds out takes tasks of its own.
-            *tasks.1.0.lock().unwrap() = [0, 0];
-            let report = run.step(&tasks, &lanes).unwrap();
-            curves.extend(report.tasks.into_iter().map(|t| (t.name, t.curve)));
-        }
-        let [left, most] = *tasks.1.0.lock().unwrap();
-        assert_eq!(left, 0);
-        ((floats(run.init()), curves), run.task_bytes(), most)
-    };
+    let run = |trainer: MetaTrainer<Leap>| at_once(&trainer, &[10]);
     let alone = run(trainer.clone().with_task_batch(1));
     assert_eq!((alone.1, alone.2), (None, 1));
     let whole = run(trainer.clone().with_task_batch(5));

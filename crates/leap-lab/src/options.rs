@@ -24,6 +24,9 @@ pub struct RunOptions {
     /// Tasks that a lane trains at once, as one program [default: on a GPU all that it has of a meta-batch, else 1]
     #[arg(long)]
     pub task_batch: Option<usize>,
+    /// Memory of a device, in MiB, that the tasks which are trained at once may take; what would take more is split
+    #[arg(long, value_name = "MIB")]
+    pub task_memory: Option<usize>,
     /// Folder of the results
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -45,6 +48,7 @@ impl Default for RunOptions {
             jobs: None,
             lanes: None,
             task_batch: None,
+            task_memory: None,
             out: None,
             resume: false,
             overwrite: false,
@@ -67,6 +71,7 @@ impl RunOptions {
             ("--jobs", self.jobs),
             ("--lanes", self.lanes),
             ("--task-batch", self.task_batch),
+            ("--task-memory", self.task_memory),
         ];
         for (flag, value) in flags {
             if value == Some(0) {

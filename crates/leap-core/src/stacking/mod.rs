@@ -16,7 +16,7 @@ mod stack;
 mod task;
 
 pub(crate) use record::{Recorder, fenced};
-pub(crate) use task::{Plan, Plans, StackedTask};
+pub(crate) use task::{Kind, Plan, Plans, StackedTask};
 
 /// Why tasks cannot be trained as one.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -26,6 +26,16 @@ pub(super) struct Record {
     pub accuracy: Option<TensorIr>,
 }
 
+impl Record {
+    /// Whether another one is the same but for the values of its constants.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.operations == other.operations
+            && self.loss == other.loss
+            && self.accuracy == other.accuracy
+            && self.constants.len() == other.constants.len()
+    }
+}
+
 /// A device to record on. They are few, and are used again.
 pub(crate) struct Recorder {
     device: Device,

@@ -80,7 +80,7 @@ impl Floats {
     }
 
     /// Whether another model's tensors are like these.
-    fn fits(&self, other: &Self) -> bool {
+    pub fn fits(&self, other: &Self) -> bool {
         let like = |(a, b): (&FloatTensor, &FloatTensor)| {
             (&a.dims, &a.path, a.is_trainable) == (&b.dims, &b.path, b.is_trainable)
         };

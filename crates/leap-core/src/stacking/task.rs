@@ -78,6 +78,40 @@ pub(crate) struct StackedTask<M, T> {
 /// How far a number may be from what it is without stacking, which sums up in another order.
 const TOLERANCE: f64 = 1e-3;
 
+/// What tasks have to have in common to be trained as one.
+pub(crate) struct Kind {
+    floats: Floats,
+    record: Record,
+    steps: Option<usize>,
+}
+
+impl Kind {
+    /// That of a task which was set up on the device of `recorder`, with the model that it starts from.
+    pub fn of<M: Module, T: Task<M>>(
+        recorder: &Recorder,
+        task: &mut T,
+        model: &M,
+    ) -> Result<Self, TaskError> {
+        Ok(Self {
+            floats: Floats::of(model),
+            record: recorder.record(model, |model| task.loss(model))?,
+            steps: task.steps(),
+        })
+    }
+
+    /// Whether another task may be trained with it.
+    pub fn fits(&self, other: &Self) -> bool {
+        let [ours, theirs] = [self, other].map(|kind| {
+            let all = kind.record.constants.iter();
+            Vec::from_iter(all.map(|(id, data)| (*id, data.shape(), data.dtype())))
+        });
+        self.steps == other.steps
+            && self.floats.fits(&other.floats)
+            && self.record.is_like(&other.record)
+            && ours == theirs
+    }
+}
+
 impl<M: Module, T: Task<M>> StackedTask<M, T> {
     /// Stacks `tasks`, which were set up on the device of `recorder`, and the models that they start from.
     pub fn new(
@@ -159,13 +193,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         let [record, ..] = &records[..] else {
             return Err(Unstackable::new("no task at all").into());
         };
-        let alike = |other: &Record| {
-            other.operations == record.operations
-                && other.loss == record.loss
-                && other.accuracy == record.accuracy
-                && other.constants.len() == record.constants.len()
-        };
-        if !records.iter().all(alike) {
+        if !records.iter().all(|other| other.is_like(record)) {
             return Err(Unstackable::these("tasks whose steps differ").into());
         }
         let norms = self.floats.norms.iter().zip(&self.running);

@@ -13,7 +13,7 @@ use crate::space::figures::{DeviceFigures, PathFigures};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
 use crate::space::reinitialize::reinitialize;
-use crate::stacking::{Plan, Plans, Recorder, StackedTask, Unstackable, fenced};
+use crate::stacking::{Kind, Plan, Plans, Recorder, StackedTask, Unstackable, fenced};
 use crate::tasks::curve::LearningCurve;
 use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
@@ -34,6 +34,16 @@ pub(super) struct Attempt<'a, S> {
     pub context: TaskContext,
     /// Whether tasks draw from their device when they are set up, once that is known.
     pub set_ups_draw: &'a OnceLock<bool>,
+}
+
+/// What came of training tasks as one.
+enum Together<M> {
+    /// The first of them were.
+    Trained(Vec<Trained<M>>),
+    /// They do not fit together; some of them may.
+    Differ,
+    /// They have to be trained one by one.
+    Alone,
 }
 
 /// A task's training.
@@ -89,16 +99,27 @@ impl<L: Clone> MetaTrainer<L> {
         }
         let open = (0..attempts.len()).filter(|place| results[*place].is_none());
         let open: Vec<usize> = open.collect();
-        let mut rest = &open[..];
-        while !rest.is_empty() {
-            let next = Vec::from_iter(rest.iter().map(|place| &attempts[*place]));
-            let together = self.train_together(&next, init, plans)?;
-            let (now, later) = match together.len() {
-                0 => rest.split_at(rest.len()),
-                count => rest.split_at(count),
+        // Groups of tasks that may be trained as one, and whether they are known to fit together.
+        let mut groups = vec![(open, false)];
+        while let Some((places, fit)) = groups.pop() {
+            let group = Vec::from_iter(places.iter().map(|place| &attempts[*place]));
+            let (mut together, count) = match self.train_together(&group, init, plans)? {
+                Together::Trained(trained) => {
+                    let count = trained.len();
+                    (trained.into_iter(), count)
+                }
+                Together::Differ if !fit => {
+                    let kinds = self.kinds(&group, init);
+                    let of = |kind: Vec<usize>| kind.into_iter().map(|i| places[i]).collect();
+                    groups.extend(kinds.into_iter().rev().map(|kind| (of(kind), true)));
+                    continue;
+                }
+                _ => (Vec::new().into_iter(), places.len()),
             };
-            rest = later;
-            let mut together = together.into_iter();
+            let (now, later) = places.split_at(count);
+            if !later.is_empty() {
+                groups.push((later.to_vec(), fit));
+            }
             // Each as soon as it is there: what is finished is saved.
             for place in now {
                 let attempt = &attempts[*place];
@@ -231,18 +252,45 @@ impl<L: Clone> MetaTrainer<L> {
         Ok((held_out, normalized_by))
     }
 
-    /// Trains the first of `attempts` as one, as many of them as there is memory for; none that have to be trained one by one.
+    /// Sorts tasks by what they have in common: each of what comes back may be trained as one.
+    fn kinds<M: Module, S: TaskSet<M>>(
+        &self,
+        attempts: &[&Attempt<S>],
+        init: &M,
+    ) -> Vec<Vec<usize>> {
+        let mut kinds: Vec<(Option<Kind>, Vec<usize>)> = Vec::new();
+        for (place, attempt) in attempts.iter().enumerate() {
+            let kind = fenced(|| {
+                let recorder = Recorder::new();
+                let device = recorder.device().clone();
+                let (mut task, model) = self.set_up(attempt, init, &device, &OnceLock::new())?;
+                Kind::of(&recorder, &mut task, &model)
+            });
+            let kind = kind.ok().and_then(Result::ok);
+            let same = |(known, _): &&mut (Option<Kind>, _)| match (known, &kind) {
+                (Some(known), Some(kind)) => known.fits(kind),
+                _ => false,
+            };
+            match kinds.iter_mut().find(same) {
+                Some((_, places)) => places.push(place),
+                None => kinds.push((kind, vec![place])),
+            }
+        }
+        kinds.into_iter().map(|(_, places)| places).collect()
+    }
+
+    /// Trains the first of `attempts` as one, as many of them as there is memory for.
     fn train_together<M: Module, S: TaskSet<M>>(
         &self,
         attempts: &[&Attempt<S>],
         init: &M,
         plans: &Plans,
-    ) -> Result<Vec<Trained<M>>, Error>
+    ) -> Result<Together<M>, Error>
     where
         L: MetaLearner<M>,
     {
         if attempts.len() < 2 || plans.get() == Some(None) {
-            return Ok(Vec::new());
+            return Ok(Together::Alone);
         }
         // A task that is not made for it may do anything where it has no values to work with.
         let trained = fenced(|| {
@@ -252,12 +300,15 @@ impl<L: Clone> MetaTrainer<L> {
                 Some(memory) => (memory / plan.bytes.max(1)) as usize,
             };
             match room.min(attempts.len()) {
-                0 | 1 => Ok(Vec::new()),
-                room => self.stacked(&attempts[..room], init, plan),
+                0 | 1 => Ok(Together::Alone),
+                room => {
+                    let trained = self.stacked(&attempts[..room], init, plan)?;
+                    Ok::<_, TaskError>(Together::Trained(trained))
+                }
             }
         });
         let source: TaskError = match trained {
-            Ok(Ok(trained)) => return Ok(trained),
+            Ok(Ok(together)) => return Ok(together),
             Ok(Err(source)) => source,
             Err(why) => why.into(),
         };
@@ -267,14 +318,15 @@ impl<L: Clone> MetaTrainer<L> {
         // Training the tasks by themselves brings a fault of their own to light, with the task's name.
         match source.downcast_ref::<Unstackable>() {
             Some(why) if why.only_these => {
-                log::info!("{} tasks are trained one by one: {why}", attempts.len());
+                log::info!("{} tasks are not trained at once: {why}", attempts.len());
+                return Ok(Together::Differ);
             }
             _ if plans.give_up() => {
                 log::warn!("tasks are trained one by one, and not at once: {source}");
             }
             _ => {}
         }
-        Ok(Vec::new())
+        Ok(Together::Alone)
     }
 
     /// How tasks are trained as one, which a first step of two of them shows.

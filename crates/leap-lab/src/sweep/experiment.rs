@@ -230,6 +230,7 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             .trackers(self.run, &self.folder, meta.meta_step())?;
         self.lock_trackers().extend(added);
         self.progress.skip(work * meta.meta_step() as f64);
+        let begun = meta.meta_step();
         let validates = Some(self.sweep.validate_every).filter(|every| *every > 0);
         while meta.meta_step() < meta_steps {
             let report = match meta.step(tasks, &self.lanes) {
@@ -240,6 +241,12 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
                 report => report?,
             };
             let (name, step) = (self.run.name(), meta.meta_step());
+            if let Some(bytes) = meta.task_bytes().filter(|_| step == begun + 1) {
+                let mebibytes = bytes as f64 / (1 << 20) as f64;
+                self.progress.say(&format!(
+                    "{name}: tasks are trained at once, each takes about {mebibytes:.1} MiB of the device's memory"
+                ));
+            }
             let mut line = MetaStepMetrics::of(&report);
             let mut found = scalars("meta-training", &line);
             if validates.is_some_and(|every| step.is_multiple_of(every) || step == meta_steps) {

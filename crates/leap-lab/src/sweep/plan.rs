@@ -302,6 +302,10 @@ impl Sweep {
             None => trainer,
             Some(tasks) => trainer.with_task_batch(tasks),
         };
+        let trainer = match self.options.task_memory {
+            None => trainer,
+            Some(mebibytes) => trainer.with_task_memory((mebibytes as u64) << 20),
+        };
         match self.every_task_steps {
             0 => trainer,
             _ => trainer.with_stop(self.stop.clone()),
