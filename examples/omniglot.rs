@@ -14,7 +14,7 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
+use leap_core::{MetaTrainer, Method, Pulled, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
     Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
 };
@@ -32,8 +32,8 @@ struct Args {
     /// A smaller experiment; flags given as well have precedence
     #[arg(long)]
     quick: bool,
-    /// Methods: leap, reptile, sequential-reptile, fomaml, fomaml-query, anil, boil, maml, finetuning; for leap with the
-    /// endings -energy, -noloss, -nostab, in this order. Learning from scratch (none) is always there
+    /// Methods: leap, reptile, sequential-reptile, reptile-shifting, leap-shifting, fomaml, fomaml-query, anil, boil, maml,
+    /// finetuning; for leap with the endings -energy, -noloss, -nostab, in this order. Learning from scratch (none) is always there
     #[arg(long, value_delimiter = ',', default_value = "leap,none", value_parser = known)]
     methods: Vec<String>,
     /// All eight variants of Leap as well
@@ -231,6 +231,17 @@ impl Experiment for Alphabets {
             other => (other, 0.1),
         };
         let meta_lr = run.setting(META_LR).or(self.meta_lr()).unwrap_or(meta_lr);
+        let method = match method {
+            Method::Shifting(shifting) => {
+                // The sum of a task's pulls is Leap's; its ends are looked at in each step.
+                let times = match shifting.pulled {
+                    Pulled::ByEnds => self.task_steps as f64,
+                    Pulled::ByPaths(_) => 1.0,
+                };
+                shifting.with_lr(meta_lr / times).into()
+            }
+            other => other,
+        };
         let trainer = MetaTrainer::new(method)
             .with_meta_batch_size(self.meta_batch)
             .with_task_steps(self.task_steps)
@@ -275,6 +286,14 @@ impl Experiment for Alphabets {
                     encoder: trained.encoder,
                     head: scratch.head.clone(),
                 })
+            }
+            Method::Shifting(_) => {
+                let trainer = trainer
+                    .with_meta_batch_size(1)
+                    .with_task_steps(self.meta_batch * self.task_steps)
+                    .with_meta_optimizer(SgdConfig::new().init(), 1.0);
+                let tasks = Sequential::new(tasks, self.meta_batch).in_turn();
+                session.meta_train(trainer, scratch, &tasks)
             }
             Method::Maml(_) => {
                 let trainer = trainer.with_task_steps(self.args.maml_steps);

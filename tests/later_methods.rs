@@ -1,4 +1,5 @@
-//! What came after Leap, against loops by hand: ANIL, BOIL, Sequential Reptile, the coherence of a meta-batch.
+//! What came after Leap, against loops by hand: ANIL, BOIL, Sequential Reptile, trajectory shifting, the coherence of a
+//! meta-batch.
 
 use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
@@ -7,8 +8,8 @@ use burn::tensor::activation::tanh;
 use burn::tensor::{Device, Tensor};
 use leap_core::{
     Anil, Boil, Error, InnerLoop, Lanes, Leap, LearnedRates, LearningPath, MetaLearner,
-    MetaTrainer, Method, ParamSpace, Predict, Purpose, RateOf, Rated, Reptile, Sequential, Task,
-    TaskContext, TaskSeed, TaskSet, WarpLeap, reinitialize, run_rng, task_copy,
+    MetaTrainer, Method, ParamSpace, Predict, Pulled, Purpose, RateOf, Rated, Reptile, Sequential,
+    Shifting, Task, TaskContext, TaskSeed, TaskSet, WarpLeap, reinitialize, run_rng, task_copy,
 };
 use leap_tasks::Sinusoids;
 use leap_tests::floats;
@@ -403,4 +404,150 @@ fn warp_leap_learns_the_warp_from_the_points_of_the_path() {
     }
     assert_eq!(floats(&learned.model.warp), floats(&init.warp));
     assert_ne!(floats(&learned.model.first), floats(&init.first));
+}
+
+/// The tasks of the first meta-batch of shifting, in the order of their turns, as a set of them draws them.
+fn shifted(shifting: Shifting, turns: usize) -> (Vec<f64>, Vec<f64>) {
+    let tasks = Sequential::new(Sinusoids::new().with_tasks(1), turns).in_turn();
+    let trainer = MetaTrainer::new(shifting)
+        .with_meta_batch_size(1)
+        .with_task_steps(STEPS)
+        .with_task_optimizer(SgdConfig::new().init(), LR)
+        .with_meta_optimizer(SgdConfig::new().init(), 1.0);
+    let mut run = trainer.begin(net()).unwrap();
+    let report = run.step(&tasks, &Lanes::single(&Device::flex())).unwrap();
+    let moved = floats(run.init()).into_iter().zip(floats(&net()));
+    let moved = moved.map(|(new, old)| f64::from(new) - f64::from(old));
+    (moved.collect(), report.tasks[0].curve.loss.clone())
+}
+
+#[test]
+fn shifting_moves_the_initialization_and_all_trajectories_at_each_step() {
+    let (count, rounds, lr) = (3, 6, 0.05);
+    for shifting in [Shifting::reptile(), Shifting::leap(Leap::new())] {
+        let set = Sequential::new(Sinusoids::new().with_tasks(5), count).in_turn();
+        let trainer = MetaTrainer::new(shifting.with_lr(lr))
+            .with_meta_batch_size(1)
+            .with_task_steps(count * rounds)
+            .with_task_optimizer(SgdConfig::new().init(), LR)
+            .with_meta_optimizer(SgdConfig::new().init(), 1.0);
+        let mut run = trainer.begin(net()).unwrap();
+        let report = run.step(&set, &Lanes::single(&Device::flex())).unwrap();
+        assert_eq!(report.tasks[0].curve.loss.len(), rounds);
+
+        // By hand, with flat parameters: θ of each task, where it was, the loss and the gradient there.
+        let mut task = TaskSet::<Net>::task(&set, 0, &context(0, Purpose::Training, 0)).unwrap();
+        let origin = net();
+        let space = ParamSpace::new(&origin, &ParamGroup::all()).unwrap();
+        let mut init: Vec<f64> = space.point(&origin).unwrap().to_vec().unwrap();
+        let start = init.clone();
+        let mut models = Vec::from_iter((0..count).map(|_| task_copy(&origin)));
+        let mut last: Vec<Option<(Vec<f64>, f64, Vec<f64>)>> = vec![None; count];
+        let mut means = Vec::new();
+        for _ in 0..rounds {
+            let mut pull = vec![0.0; init.len()];
+            let mut mean = 0.0;
+            for (model, last) in models.iter_mut().zip(&mut last) {
+                let at = space.point(model).unwrap().to_vec().unwrap();
+                let loss = task.loss(model).unwrap().loss;
+                let value = f64::from(loss.clone().into_scalar::<f32>());
+                mean += value / count as f64;
+                let grads = GradientsParams::from_grads(loss.backward(), model);
+                let gradient = space.gradient(model, &grads).unwrap().to_vec().unwrap();
+                if let (Pulled::ByPaths(_), Some((from, before, slope))) = (shifting.pulled, &last)
+                {
+                    let fall = -(value - before).abs();
+                    let step = at.iter().zip(from).map(|(b, a)| b - a);
+                    let step = Vec::from_iter(step);
+                    let square: f64 = step.iter().map(|s| s * s).sum();
+                    let length = (square + fall * fall).sqrt();
+                    for ((pull, step), slope) in pull.iter_mut().zip(&step).zip(slope) {
+                        *pull += (step + fall * slope) / length / count as f64;
+                    }
+                }
+                *model = SgdConfig::new().init().step(LR, task_copy(model), grads);
+                if shifting.pulled == Pulled::ByEnds {
+                    let end = space.point(model).unwrap().to_vec().unwrap();
+                    for ((pull, end), init) in pull.iter_mut().zip(end).zip(&init) {
+                        *pull += (end - init) / count as f64;
+                    }
+                }
+                *last = Some((at, value, gradient));
+            }
+            means.push(mean);
+            let shift = Vec::from_iter(pull.iter().map(|p| lr * p));
+            let moved = |values: &[f64]| {
+                let moved = values.iter().zip(&shift).map(|(v, s)| v + s);
+                moved.collect::<Vec<f64>>()
+            };
+            init = moved(&init);
+            for (model, last) in models.iter_mut().zip(&mut last) {
+                let at = moved(&space.point(model).unwrap().to_vec().unwrap());
+                let values = Vec::from_iter(at.iter().map(|v| *v as f32));
+                let mut rest = &values[..];
+                let vector = space.point(model).unwrap().map_params(|old| {
+                    let (own, later) = rest.split_at(old.dims()[0]);
+                    rest = later;
+                    Tensor::from_floats(own, &old.device())
+                });
+                *model = vector.place(task_copy(model));
+                if let Some((from, ..)) = last {
+                    *from = moved(from);
+                }
+            }
+        }
+        let found = floats(run.init());
+        let largest = init.iter().zip(&start).map(|(a, b)| (a - b).abs());
+        let largest = largest.fold(0.0, f64::max);
+        assert!(largest > 1e-3, "it hardly moves");
+        for (found, expected) in found.iter().zip(&init) {
+            let apart = (f64::from(*found) - expected).abs();
+            assert!(
+                apart < 1e-3 * largest,
+                "{shifting:?}: {found} for {expected}"
+            );
+        }
+        for (found, expected) in report.tasks[0].curve.loss.iter().zip(means) {
+            assert!((found - expected).abs() < 1e-4, "{found} for {expected}");
+        }
+    }
+}
+
+#[test]
+fn shifting_by_little_is_leap() {
+    // Where trajectories hardly move, the pulls add up to Leap's meta-gradient.
+    let lr = 1e-4;
+    let (moved, losses) = shifted(Shifting::leap(Leap::new()).with_lr(lr), 1);
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_meta_batch_size(1)
+        .with_task_steps(STEPS)
+        .with_task_optimizer(SgdConfig::new().init(), LR)
+        .with_meta_optimizer(SgdConfig::new().init(), lr);
+    let mut run = trainer.begin(net()).unwrap();
+    let tasks = Sequential::new(Sinusoids::new().with_tasks(1), 1).in_turn();
+    let report = run.step(&tasks, &Lanes::single(&Device::flex())).unwrap();
+    assert!((report.tasks[0].curve.loss[3] - losses[3]).abs() < 1e-2);
+    let leap = floats(run.init()).into_iter().zip(floats(&net()));
+    let leap = Vec::from_iter(leap.map(|(new, old)| f64::from(new) - f64::from(old)));
+    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let apart = Vec::from_iter(moved.iter().zip(&leap).map(|(a, b)| a - b));
+    assert!(
+        norm(&apart) < 0.01 * norm(&leap),
+        "{} of {}",
+        norm(&apart),
+        norm(&leap)
+    );
+    // Too few steps for all tasks to have one.
+    let few = MetaTrainer::new(Shifting::reptile())
+        .with_meta_batch_size(1)
+        .with_task_steps(2);
+    let tasks = Sequential::new(Sinusoids::new(), 3).in_turn();
+    let mut run = few.begin(net()).unwrap();
+    let refused = run
+        .step(&tasks, &Lanes::single(&Device::flex()))
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("not enough for 3 tasks"),
+        "{refused}"
+    );
 }

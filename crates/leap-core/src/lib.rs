@@ -83,6 +83,7 @@ pub use learners::maml::Maml;
 pub use learners::method::Method;
 pub use learners::no_pretraining::NoPretraining;
 pub use learners::reptile::Reptile;
+pub use learners::shifting::{Pulled, Shifting};
 pub use learners::warp_leap::WarpLeap;
 pub use saving::checkpoint::Checkpoints;
 pub use seed::{Purpose, TaskRng, TaskSeed, run_rng};

@@ -220,6 +220,11 @@ impl LeapPath {
         Ok(Some(Pull { segment, force }))
     }
 
+    /// Moves all points of the path by a vector.
+    pub(crate) fn shift(&mut self, by: &ParamVector) {
+        self.meter.shift(by);
+    }
+
     /// The task's meta-gradient, and the figures of its path.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::learners::leap::{Leap, Norm};
 use crate::learners::maml::Maml;
 use crate::learners::no_pretraining::NoPretraining;
 use crate::learners::reptile::Reptile;
+use crate::learners::shifting::{Pulled, Shifting};
 use crate::space::params::ParamSpace;
 use crate::space::path::LearningPath;
 use crate::tasks::curve::LearningCurve;
@@ -25,7 +26,8 @@ use crate::training::learner::{Learned, MetaLearner};
 
 /// Any of the meta-learners, for comparisons.
 ///
-/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `anil`, `boil`, `maml`, `finetuning` and `none`; Leap's settings are
+/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `anil`, `boil`, `maml`, `finetuning`, `reptile-shifting`, `leap-shifting` and
+/// `none`; Leap's settings are
 /// endings: `leap-energy`, `leap-noloss`, `leap-nostab`, `leap-energy-noloss`, …
 ///
 /// ```
@@ -52,6 +54,8 @@ pub enum Method {
     Maml(Maml),
     /// [`Finetuning`].
     Finetuning(Finetuning),
+    /// [`Shifting`].
+    Shifting(Shifting),
     /// [`NoPretraining`].
     NoPretraining(NoPretraining),
 }
@@ -72,6 +76,7 @@ impl<M: Module> MetaLearner<M> for Method {
             Self::Boil(learner) => learner.learn(space, inner, model, task),
             Self::Maml(learner) => learner.learn(space, inner, model, task),
             Self::Finetuning(learner) => learner.learn(space, inner, model, task),
+            Self::Shifting(learner) => learner.learn(space, inner, model, task),
             Self::NoPretraining(learner) => learner.learn(space, inner, model, task),
         }
     }
@@ -91,8 +96,8 @@ impl<M: Module> MetaLearner<M> for Method {
     }
 
     fn stacks(&self) -> bool {
-        // MAML goes back over a model's steps, which it places by itself.
-        !matches!(self, Self::Maml(_))
+        // MAML goes back over a model's steps, which it places by itself; shifting has several models already.
+        !matches!(self, Self::Maml(_) | Self::Shifting(_))
     }
 }
 
@@ -144,9 +149,19 @@ impl From<Maml> for Method {
     }
 }
 
+impl From<Shifting> for Method {
+    fn from(shifting: Shifting) -> Self {
+        Self::Shifting(shifting)
+    }
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Shifting(Shifting { pulled, .. }) => match pulled {
+                Pulled::ByEnds => f.write_str("reptile-shifting"),
+                Pulled::ByPaths(leap) => write!(f, "{}-shifting", Self::Leap(*leap)),
+            },
             Self::Leap(leap) => {
                 f.write_str("leap")?;
                 let endings = [
@@ -183,13 +198,15 @@ impl FromStr for Method {
             Self::Boil(Boil::default()),
             Self::Maml(Maml::new()),
             Self::Finetuning(Finetuning),
+            Self::Shifting(Shifting::reptile()),
+            Self::Shifting(Shifting::leap(Leap::new())),
             Self::NoPretraining(NoPretraining),
         ];
         let mut all = Self::leap_variants().chain(others);
         all.find(|method| method.to_string() == name).ok_or_else(|| {
             Error::InvalidSetting(format!(
                 "there is no method `{name}`; there are leap, reptile, fomaml, fomaml-query, anil, boil, maml, \
-                 finetuning and none, and for leap the endings -energy, -noloss and -nostab, in this order"
+                 finetuning, reptile-shifting, leap-shifting and none, and for leap the endings -energy, -noloss and -nostab, in this order"
             ))
         })
     }
@@ -223,6 +240,8 @@ mod tests {
             "boil",
             "maml",
             "finetuning",
+            "reptile-shifting",
+            "leap-shifting",
             "none",
         ];
         for name in names {

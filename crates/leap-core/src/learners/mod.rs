@@ -10,4 +10,5 @@ pub(crate) mod maml;
 pub(crate) mod method;
 pub(crate) mod no_pretraining;
 pub(crate) mod reptile;
+pub(crate) mod shifting;
 pub(crate) mod warp_leap;

@@ -168,6 +168,15 @@ impl PathMeter {
         Ok(Some(segment))
     }
 
+    /// Moves all points of the path by a vector.
+    pub(crate) fn shift(&mut self, by: &ParamVector) {
+        if let Some((first, last)) = &mut self.ends {
+            for (at, _) in [first, last] {
+                *at = at.clone() + by.clone();
+            }
+        }
+    }
+
     /// Parameters, loss and squared distance from `a` to `b`.
     fn difference(&self, a: Point, b: Point) -> (ParamVector, Tensor<1>, Tensor<1>) {
         let step = b.0 - a.0;

@@ -32,6 +32,7 @@ const TURNS: u64 = 3;
 pub struct Sequential<S> {
     tasks: S,
     together: usize,
+    in_turn: bool,
 }
 
 impl<S> Sequential<S> {
@@ -40,7 +41,14 @@ impl<S> Sequential<S> {
         Self {
             tasks,
             together: together.max(1),
+            in_turn: false,
         }
+    }
+
+    /// Steps of all tasks in turn, always in the same order, for [`Shifting`](crate::Shifting).
+    pub fn in_turn(mut self) -> Self {
+        self.in_turn = true;
+        self
     }
 }
 
@@ -53,7 +61,8 @@ impl<M: Module, S: TaskSet<M>> TaskSet<M> for Sequential<S> {
     }
 
     fn name(&self, _index: usize) -> String {
-        "tasks in random order".to_string()
+        let order = if self.in_turn { "turn" } else { "random order" };
+        format!("tasks in {order}")
     }
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
@@ -74,6 +83,7 @@ impl<M: Module, S: TaskSet<M>> TaskSet<M> for Sequential<S> {
         Ok(SequentialTask {
             tasks: tasks.collect::<Result<_, _>>()?,
             rng,
+            turn: self.in_turn.then_some(0),
         })
     }
 }
@@ -83,12 +93,17 @@ impl<M: Module, S: TaskSet<M>> TaskSet<M> for Sequential<S> {
 pub struct SequentialTask<T> {
     tasks: Vec<T>,
     rng: TaskRng,
+    /// Whose turn it is, where they take turns.
+    turn: Option<usize>,
 }
 
 impl<T> SequentialTask<T> {
     /// Whose turn it is.
     fn next(&mut self) -> &mut T {
-        let place = self.rng.random_range(0..self.tasks.len());
+        let place = match &mut self.turn {
+            None => self.rng.random_range(0..self.tasks.len()),
+            Some(next) => std::mem::replace(next, (*next + 1) % self.tasks.len()),
+        };
         &mut self.tasks[place]
     }
 }
@@ -107,11 +122,19 @@ impl<M: Module, T: Task<M>> Task<M> for SequentialTask<T> {
         Some(Self {
             tasks: tasks.collect::<Option<_>>()?,
             rng: self.rng.clone(),
+            turn: self.turn,
         })
     }
 
-    /// The mean over the tasks.
+    fn turns(&self) -> usize {
+        self.turn.map_or(1, |_| self.tasks.len())
+    }
+
+    /// The mean over the tasks; nothing where each has a model of its own.
     fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        if self.turn.is_some() {
+            return Ok(None);
+        }
         let scores = self.tasks.iter_mut().map(|task| task.held_out(model));
         let scores = scores.collect::<Result<Option<Vec<HeldOut>>, _>>()?;
         let Some(scores) = scores.filter(|scores| !scores.is_empty()) else {

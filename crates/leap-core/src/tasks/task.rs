@@ -70,6 +70,12 @@ pub trait Task<M: Module>: Sized {
         None
     }
 
+    /// How many tasks these are whose steps come in turn, of which each has a model of its own, for
+    /// [`Shifting`](crate::Shifting). One, but for [`Sequential::in_turn`](crate::Sequential::in_turn).
+    fn turns(&self) -> usize {
+        1
+    }
+
     /// How well the model does in the middle of training, on samples that are neither trained on nor
     /// [held out](Self::held_out), for [early stopping](crate::EarlyStopping). `None` is that nothing can be said yet.
     ///

@@ -241,7 +241,7 @@ impl ModuleVisitor for Forget<'_> {
 /// Learning curves whose scalars stay on the device until there are many, or the task ends: that of a task, or those of
 /// stacked ones, each of whose tensors has a number for each task.
 #[derive(Default)]
-struct ScalarLog {
+pub(crate) struct ScalarLog {
     losses: Vec<Tensor<1>>,
     accuracies: Vec<Tensor<1>>,
     lengths: Vec<Tensor<1>>,
@@ -254,7 +254,7 @@ impl ScalarLog {
     /// Bounds the memory of very long tasks; a read-back every so many steps costs nothing.
     const CHUNK: usize = 1024;
 
-    fn push(
+    pub fn push(
         &mut self,
         loss: Tensor<1>,
         accuracy: Option<Tensor<1>>,
@@ -304,7 +304,7 @@ impl ScalarLog {
         Ok(self.curves.first().cloned().unwrap_or_default())
     }
 
-    fn finish(mut self) -> Result<Vec<LearningCurve>, Error> {
+    pub fn finish(mut self) -> Result<Vec<LearningCurve>, Error> {
         self.flush()?;
         Ok(self.curves.into_iter().map(CurveLog::finish).collect())
     }

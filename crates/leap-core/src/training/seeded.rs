@@ -136,6 +136,10 @@ impl<M: Module, T: Task<M>> Task<M> for Seeded<T> {
         self.task.steps()
     }
 
+    fn turns(&self) -> usize {
+        self.task.turns()
+    }
+
     fn validate(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
         let step = self.losses.steps;
         self.evaluate(VALIDATION, step, |task| task.validate(model))
