@@ -1,17 +1,22 @@
 //! Tasks that are trained at once against tasks one by one, on the Omniglot convnet: task steps a second, the bytes that
-//! are predicted and those that the device reserved, and how far the meta-gradients are apart.
+//! are predicted and those that the device reserved, and how far the meta-gradients are apart. On a GPU also the kernels that
+//! are launched in a task step, one by one, at once, and at once without Leap.
 //!
 //! ```text
 //! cargo bench --profile dev --bench stacked -- [DEVICE] [TASKS,…] [FILTERS] [TASK_STEPS] [META_STEPS]
 //! ```
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use burn::module::Module;
 use burn::tensor::Device;
-use leap_core::{Lanes, Leap, MetaTrainer};
+use leap_core::{
+    InnerLoop, Lanes, Leap, Learned, MetaLearner, MetaTrainer, ParamSpace, Task, TaskError,
+};
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
-use leap_tests::floats;
+use leap_tests::{Launches, floats};
 
 struct Measured {
     /// Task steps a second, of the fastest meta-step.
@@ -42,9 +47,10 @@ fn main() {
 
     println!("{}", leap_core::describe_device(&device));
     println!(
-        "| tasks | one by one, steps/s | at once, steps/s | ratio | predicted MiB | reserved MiB | apart |"
+        "| tasks | one by one, steps/s | at once, steps/s | ratio | predicted MiB | reserved MiB | apart | \
+         launches one by one | at once | without Leap |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mib =
         |bytes: Option<u64>| bytes.map_or("–".into(), |b| format!("{:.0}", b as f64 / 1048576.0));
     for count in counts {
@@ -61,13 +67,70 @@ fn main() {
         };
         let apart = norm(&mut { pairs }) / norm(&mut { moved });
         println!(
-            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {apart:.1e} |",
+            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {apart:.1e} | {} | {} | {} |",
             alone.speed,
             at_once.speed,
             at_once.speed / alone.speed,
             mib(at_once.predicted.map(|bytes| bytes * count as u64)),
             mib(at_once.used),
+            launches(Leap::new(), &device, &init, &tasks, [count, 1]),
+            launches(Leap::new(), &device, &init, &tasks, [count, count]),
+            launches(Plain, &device, &init, &tasks, [count, count]),
         );
+    }
+}
+
+/// Training without meta-learning.
+#[derive(Clone, Debug)]
+struct Plain;
+
+impl<M: Module> MetaLearner<M> for Plain {
+    fn learn<T: Task<M>>(
+        &self,
+        space: &Arc<ParamSpace>,
+        inner: &InnerLoop,
+        model: M,
+        task: &mut T,
+    ) -> Result<Learned<M>, TaskError> {
+        let start = space.point(&model)?;
+        let (model, curve) = inner.run(model, task, &mut ())?;
+        Ok(Learned {
+            gradient: start - space.point(&model)?,
+            model,
+            curve,
+            figures: None,
+        })
+    }
+
+    fn stacks(&self) -> bool {
+        true
+    }
+}
+
+/// Kernels of a task step: what a meta-step of tasks of 4 steps has more than one of 2.
+fn launches<L: MetaLearner<ConvNet>>(
+    learner: L,
+    device: &Device,
+    init: &ConvNet,
+    tasks: &OmniglotSplits,
+    [count, at_once]: [usize; 2],
+) -> String {
+    let lanes = Lanes::single(device);
+    let [few, many] = [2, 4].map(|steps| {
+        let trainer = MetaTrainer::new(learner.clone())
+            .with_meta_batch_size(count)
+            .with_task_steps(steps)
+            .with_task_batch(at_once);
+        let mut run = trainer.begin(init.clone()).expect("sound settings");
+        // The first compares, compiles and tunes.
+        run.step(&tasks.train, &lanes).expect("a meta-step");
+        let launches = Launches::new();
+        run.step(&tasks.train, &lanes).expect("a meta-step");
+        launches.count()
+    });
+    match many {
+        0 => "–".into(),
+        _ => format!("{:.1}", many.abs_diff(few) as f64 / (2 * count) as f64),
     }
 }
 

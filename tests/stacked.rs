@@ -670,6 +670,21 @@ fn on_every_device() {
         );
 
         let lanes = Lanes::single(device);
+        // As many kernels for more tasks.
+        let launches = |count: usize| {
+            let trainer = trainer(0.01)
+                .with_meta_batch_size(count)
+                .with_task_batch(count);
+            let mut run = trainer.begin(mlp(device)).unwrap();
+            run.step(&sinusoids, &lanes).unwrap();
+            let launches = leap_tests::Launches::new();
+            run.step(&sinusoids, &lanes).unwrap();
+            launches.count()
+        };
+        let (two, six) = (launches(2), launches(6));
+        println!("{name}: {two} kernels in a meta-step of 2 tasks, {six} in one of 6");
+        // Each task is looked at by itself in the end.
+        assert!(six <= two + two / 2, "{name}: {two} kernels grew to {six}");
         let mut run = trainer(0.02).with_task_batch(5).begin(init).unwrap();
         let mut used = |meta_steps: usize| {
             for _ in 0..meta_steps {

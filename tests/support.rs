@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::loss::CrossEntropyLossConfig;
@@ -20,6 +22,40 @@ pub fn cpu_devices() -> Vec<(&'static str, Device)> {
         .into_iter()
         .map(|name| (name, leap_core::device(name).expect("built in").autodiff()))
         .collect()
+}
+
+/// Counts the kernels that this process launches on GPUs, as long as it lives. There is one at a time.
+pub struct Launches {
+    count: Arc<Count>,
+    #[cfg(feature = "gpu")]
+    _observation: cubecl::logging::LaunchObservation,
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+#[cfg(feature = "gpu")]
+impl cubecl::logging::LaunchObserver for Count {
+    fn launched(&self, _kernel: &'static str) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Launches {
+    #[allow(clippy::new_without_default, reason = "it begins to do something")]
+    pub fn new() -> Self {
+        let count = Arc::<Count>::default();
+        Self {
+            #[cfg(feature = "gpu")]
+            _observation: cubecl::logging::LaunchObservation::new(count.clone()),
+            count,
+        }
+    }
+
+    /// How many there were; none where nothing was compiled in that has any.
+    pub fn count(&self) -> usize {
+        self.count.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The devices that tests run on, and the worker that lends one of them.
