@@ -130,7 +130,7 @@ fn launches<L: MetaLearner<ConvNet>>(
     });
     match many {
         0 => "–".into(),
-        _ => format!("{:.1}", many.abs_diff(few) as f64 / (2 * count) as f64),
+        _ => format!("{:.1}", (many as f64 - few as f64) / (2 * count) as f64),
     }
 }
 

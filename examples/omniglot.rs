@@ -19,6 +19,7 @@ use leap_lab::{
     Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
 };
 use leap_models::{ConvNet, ConvNetConfig};
+use leap_tasks::DataError;
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasks, OmniglotTasksConfig};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -174,9 +175,14 @@ impl Alphabets {
     }
 
     fn splits(&self, run: &Run) -> Result<OmniglotSplits, TaskError> {
-        let config = self.tasks.clone().with_seed(run.seed);
-        let config = config.with_train_alphabets(run.setting("alphabets").unwrap_or(0.0) as usize);
-        Ok(config.init(self.data.clone())?)
+        let alphabets = run.setting("alphabets").unwrap_or(0.0) as usize;
+        Ok(self.split(alphabets, run.seed)?)
+    }
+
+    fn split(&self, train_alphabets: usize, seed: u64) -> Result<OmniglotSplits, DataError> {
+        let config = self.tasks.clone().with_seed(seed);
+        let config = config.with_train_alphabets(train_alphabets);
+        config.init(self.data.clone())
     }
 }
 
@@ -217,7 +223,9 @@ impl Experiment for Alphabets {
     }
 
     fn validation(&self, run: &Run) -> Result<Option<OmniglotTasks>, TaskError> {
-        Ok(Some(self.splits(run)?.validation))
+        // The same for all runs of a seed: what the one with most alphabets leaves.
+        let most = self.args.alphabets.iter().copied().max();
+        Ok(Some(self.split(most.unwrap_or(0), run.seed)?.validation))
     }
 
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {

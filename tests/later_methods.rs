@@ -406,9 +406,9 @@ fn warp_leap_learns_the_warp_from_the_points_of_the_path() {
     assert_ne!(floats(&learned.model.first), floats(&init.first));
 }
 
-/// The tasks of the first meta-batch of shifting, in the order of their turns, as a set of them draws them.
-fn shifted(shifting: Shifting, turns: usize) -> (Vec<f64>, Vec<f64>) {
-    let tasks = Sequential::new(Sinusoids::new().with_tasks(1), turns).in_turn();
+/// How far shifting a task by itself moves the initialization, and its losses.
+fn shifted(shifting: Shifting) -> (Vec<f64>, Vec<f64>) {
+    let tasks = Sequential::new(Sinusoids::new().with_tasks(1), 1).in_turn();
     let trainer = MetaTrainer::new(shifting)
         .with_meta_batch_size(1)
         .with_task_steps(STEPS)
@@ -517,7 +517,7 @@ fn shifting_moves_the_initialization_and_all_trajectories_at_each_step() {
 fn shifting_by_little_is_leap() {
     // Where trajectories hardly move, the pulls add up to Leap's meta-gradient.
     let lr = 1e-4;
-    let (moved, losses) = shifted(Shifting::leap(Leap::new()).with_lr(lr), 1);
+    let (moved, losses) = shifted(Shifting::leap(Leap::new()).with_lr(lr));
     let trainer = MetaTrainer::new(Leap::new())
         .with_meta_batch_size(1)
         .with_task_steps(STEPS)
@@ -537,17 +537,25 @@ fn shifting_by_little_is_leap() {
         norm(&apart),
         norm(&leap)
     );
-    // Too few steps for all tasks to have one.
-    let few = MetaTrainer::new(Shifting::reptile())
+    // Too few steps for all tasks to have one, and tasks that do not take turns.
+    let trainer = MetaTrainer::new(Shifting::reptile())
         .with_meta_batch_size(1)
         .with_task_steps(2);
-    let tasks = Sequential::new(Sinusoids::new(), 3).in_turn();
-    let mut run = few.begin(net()).unwrap();
-    let refused = run
-        .step(&tasks, &Lanes::single(&Device::flex()))
-        .unwrap_err();
-    assert!(
-        refused.to_string().contains("not enough for 3 tasks"),
-        "{refused}"
-    );
+    let mut run = trainer.begin(net()).unwrap();
+    let mut refused = |tasks: Sequential<Sinusoids>| {
+        let step = run.step(&tasks, &Lanes::single(&Device::flex()));
+        step.unwrap_err().to_string()
+    };
+    let tasks = Sequential::new(Sinusoids::new(), 3);
+    let few = refused(tasks.clone().in_turn());
+    assert!(few.contains("not enough for 3 tasks"), "{few}");
+    let random = refused(tasks);
+    assert!(random.contains("Sequential::in_turn"), "{random}");
+}
+
+#[test]
+fn fewer_tasks_than_a_path_has_are_there_several_times() {
+    let few = Sequential::new(Sinusoids::new().with_tasks(2), 5).in_turn();
+    let task = TaskSet::<Net>::task(&few, 0, &context(0, Purpose::Training, 0)).unwrap();
+    assert_eq!(Task::<Net>::turns(&task), Some(5));
 }

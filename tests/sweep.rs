@@ -280,25 +280,80 @@ fn each_method_takes_the_value_that_is_best_on_validation_tasks() {
     let scratch = results.iter().find(|r| r.run.method == "none").unwrap();
     assert_eq!(scratch.run.setting(META_LR), None);
 
-    // Found again, and nothing is done twice; with other values other runs, which are refused.
-    let again = |values: [f64; 2]| {
+    // Found again, and nothing is done twice; another search is refused.
+    let again = |values: &[f64]| {
         let options = RunOptions {
             resume: true,
             ..RunOptions::default()
         };
         let sweep = sweep("searched").with_options(options);
-        sweep.with_search(META_LR, values, 4).run(&Waves)
+        sweep.with_search(META_LR, values.to_vec(), 4).run(&Waves)
     };
-    let best = |method: &str| {
-        let found = results.iter().find(|r| r.run.method == method);
-        found.and_then(|r| r.run.setting(META_LR)).unwrap()
+    let summaries = |results: &[RunResult]| {
+        let all = results.iter().map(|r| r.summary.clone());
+        all.collect::<Vec<_>>()
     };
-    let found = again([1e-3, 0.05]).expect("it goes on");
-    assert_eq!(found.len(), results.len());
-    let worse = [1e-3, 0.05].map(|v| v + 1e-4);
-    let refused = again(worse).unwrap_err().to_string();
-    let was = format!("run.searched.meta-lr: {} then", best("leap"));
-    assert!(refused.contains(&was), "{refused}");
+    // Seconds are those of the first time.
+    let found = again(&values).expect("it goes on");
+    assert_eq!(summaries(&found), summaries(&results));
+    let refused = again(&values[..2]).unwrap_err().to_string();
+    assert!(refused.contains("search.values"), "{refused}");
+}
+
+#[test]
+fn searches_that_cannot_work_are_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let sweep = || Sweep::new("Waves", &out).with_meta_steps(2);
+    let refused = |sweep: Sweep, why: &str| {
+        let error = sweep.run(&Waves).expect_err(why).to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(!out.exists());
+    };
+    refused(sweep().with_search(META_LR, [], 2), "at least one value");
+    refused(
+        sweep().with_search(META_LR, [f64::NAN], 2),
+        "must be finite",
+    );
+    refused(
+        sweep().with_search(META_LR, [0.1], 0),
+        "at least one meta-step",
+    );
+    refused(
+        sweep().with_search("auc", [0.1], 2),
+        "a setting cannot be called",
+    );
+    let twice = sweep().with_setting(META_LR, [0.1]);
+    refused(twice.with_search(META_LR, [0.1], 2), "there twice");
+
+    // Where nothing is trained, there is nothing to search for.
+    let none = sweep()
+        .with_methods(["none"])
+        .with_search(META_LR, [0.1], 2);
+    none.run(&Waves).expect("it runs");
+    assert!(!out.join("search").exists());
+}
+
+#[test]
+fn a_search_goes_with_each_setting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let results = Sweep::new("Waves", &out)
+        .with_meta_steps(2)
+        .with_setting("width", [1.0, 2.0])
+        .with_search(META_LR, [0.01, 0.02], 1)
+        .run(&Waves)
+        .expect("it runs");
+    let trained = results.iter().filter(|r| r.run.is_trained());
+    let found = Vec::from_iter(trained.map(|r| (r.run.setting("width"), r.run.setting(META_LR))));
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|(_, lr)| lr.is_some()), "{found:?}");
+    for width in [1, 2] {
+        for lr in ["0.01", "0.02"] {
+            let run = format!("search/leap-{lr}-meta-lr-{width}-width-seed-0/summary.json");
+            assert!(out.join(&run).exists(), "{run}");
+        }
+    }
 }
 
 #[test]

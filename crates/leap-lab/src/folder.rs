@@ -286,6 +286,12 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
         let config = config.filter(is_marked);
         if !is_run && name == SEARCH && config.is_some() {
             clear(&entry, &self::pictures(&entry), false)?;
+            if !is_empty(&entry)? {
+                // It is known as ours, whatever of somebody else's is left in it.
+                let mark = serde_json::to_vec(&marked(&json!({}))).unwrap_or_default();
+                let file = entry.join(CONFIG);
+                fs::write(&file, mark).map_err(Error::io(&file))?;
+            }
             continue;
         }
         let is_run_below = config.is_some_and(|config| config["run"].is_object());
@@ -394,13 +400,14 @@ mod tests {
             "leap-seed-1/config.json",
             "search/leap-seed-1",
             "search/meta-lr-1.svg",
-            "search/config.json",
         ];
         for removed in removed {
             assert!(!opened.join(removed).exists(), "{removed}");
         }
-        // The run can begin again, whatever lies in its folder.
+        // The run can begin again, whatever lies in its folder, and so can the search.
         opened.run("leap-seed-1", &json!({ "run": {} })).unwrap();
+        RunFolder::open(&opened.join(SEARCH), &json!({}), Existing::Overwrite).unwrap();
+        assert!(opened.join("search/notes.txt").exists());
     }
 
     #[test]

@@ -27,14 +27,13 @@ struct Shared {
     ended: AtomicBool,
 }
 
-#[derive(Default)]
 struct State {
     total: f64,
     /// What was done before the program started.
     before: f64,
     message: String,
     last_line: Option<Instant>,
-    start: Option<Instant>,
+    start: Instant,
 }
 
 impl Progress {
@@ -49,10 +48,15 @@ impl Progress {
             bar,
             monitor: Arc::default(),
             unit,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                total: 0.0,
+                before: 0.0,
+                message: String::new(),
+                last_line: None,
+                start: Instant::now(),
+            }),
             ended: AtomicBool::new(false),
         });
-        shared.lock().start = Some(Instant::now());
         let watched = shared.clone();
         let watch = move || {
             while !watched.ended.load(Ordering::Relaxed) {
@@ -73,7 +77,7 @@ impl Progress {
 
     /// The work begins now, and not when this was made.
     pub fn restart(&self) {
-        self.shared.lock().start = Some(Instant::now());
+        self.shared.lock().start = Instant::now();
     }
 
     /// There is so much more to do, or less.
@@ -118,9 +122,7 @@ impl Shared {
         if now == 0 || state.total == 0.0 {
             return;
         }
-        let seconds = state
-            .start
-            .map_or(0.0, |start| start.elapsed().as_secs_f64());
+        let seconds = state.start.elapsed().as_secs_f64();
         let done = state.before + restored as f64 + now as f64;
         let left = (state.total - done).max(0.0) * seconds / now as f64;
         let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);

@@ -199,10 +199,13 @@ impl FromStr for Method {
             Self::Maml(Maml::new()),
             Self::Finetuning(Finetuning),
             Self::Shifting(Shifting::reptile()),
-            Self::Shifting(Shifting::leap(Leap::new())),
             Self::NoPretraining(NoPretraining),
         ];
-        let mut all = Self::leap_variants().chain(others);
+        let shifting = Self::leap_variants().filter_map(|variant| match variant {
+            Self::Leap(leap) => Some(Self::Shifting(Shifting::leap(leap))),
+            _ => None,
+        });
+        let mut all = Self::leap_variants().chain(shifting).chain(others);
         all.find(|method| method.to_string() == name).ok_or_else(|| {
             Error::InvalidSetting(format!(
                 "there is no method `{name}`; there are leap, reptile, fomaml, fomaml-query, anil, boil, maml, \
@@ -242,6 +245,7 @@ mod tests {
             "finetuning",
             "reptile-shifting",
             "leap-shifting",
+            "leap-energy-noloss-shifting",
             "none",
         ];
         for name in names {

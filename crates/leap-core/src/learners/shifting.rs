@@ -101,22 +101,27 @@ impl<M: Module> MetaLearner<M> for Shifting {
         model: M,
         task: &mut T,
     ) -> Result<Learned<M>, TaskError> {
-        let tasks = task.turns();
+        let wrong = |why: String| Err(Error::InvalidSetting(why).into());
+        let Some(tasks @ 1..) = task.turns() else {
+            return wrong("trajectory shifting needs tasks of `Sequential::in_turn`".into());
+        };
+        if inner.stopping.is_some() {
+            return wrong("trajectory shifting does not stop early".into());
+        }
         let steps = task.steps().map_or(inner.steps, |own| own.min(inner.steps));
-        let rounds = steps / tasks.max(1);
+        let rounds = steps / tasks;
         if rounds == 0 {
-            let wrong = format!("{steps} steps are not enough for {tasks} tasks");
-            return Err(Error::InvalidSetting(wrong).into());
+            return wrong(format!("{steps} steps are not enough for {tasks} tasks"));
         }
         let start = space.point(&model)?;
         let mut init = start.clone();
         let mut models = Vec::from_iter((0..tasks).map(|_| task_copy(&model)));
         let mut optimizers = vec![inner.optimizer.clone(); tasks];
-        let leap = match self.pulled {
-            Pulled::ByEnds => Leap::new(),
-            Pulled::ByPaths(leap) => leap,
+        let path = || match self.pulled {
+            Pulled::ByEnds => None,
+            Pulled::ByPaths(leap) => Some(leap.path(space)),
         };
-        let mut paths: Vec<LeapPath> = (0..tasks).map(|_| leap.path(space)).collect();
+        let mut paths: Vec<Option<LeapPath>> = (0..tasks).map(|_| path()).collect();
         let mut lr = inner.lr(rounds)?;
         let mut log = ScalarLog::default();
         let breaks = inner.breaks.begin();
@@ -132,15 +137,15 @@ impl<M: Module> MetaLearner<M> for Shifting {
                 let StepLoss { loss, accuracy, .. } = task.loss(model)?;
                 let grads = GradientsParams::from_grads(loss.backward(), model);
                 let loss = loss.inner();
-                let pull = match self.pulled {
-                    Pulled::ByEnds => None,
-                    Pulled::ByPaths(_) => path.advance(model, &loss, &grads)?,
-                };
+                // Leap's pulls begin with the second point.
+                if let Some(path) = path {
+                    let pull = path.advance(model, &loss, &grads)?;
+                    pulls.extend(pull.map(|pull| pull.force));
+                }
                 *model = optimizer.step(rate.clone(), model.clone(), grads);
-                pulls.push(match (self.pulled, pull) {
-                    (Pulled::ByEnds, _) => Some(space.point(model)? - init.clone()),
-                    (Pulled::ByPaths(_), pull) => pull.map(|pull| pull.force),
-                });
+                if path.is_none() {
+                    pulls.push(space.point(model)? - init.clone());
+                }
                 losses.push(loss);
                 accuracies.extend(accuracy.map(Tensor::inner));
                 if let Some(watched) = &inner.watched {
@@ -150,8 +155,7 @@ impl<M: Module> MetaLearner<M> for Shifting {
             let of_all = |values: Vec<Tensor<1>>| Tensor::cat(values, 0).mean();
             let accuracy = (accuracies.len() == tasks).then(|| of_all(accuracies));
             log.push(of_all(losses), accuracy, None, None)?;
-            // Leap's pulls begin with the second point.
-            let Some(pull) = mean(pulls.into_iter().flatten().collect()) else {
+            let Some(pull) = mean(pulls) else {
                 continue;
             };
             let shift = pull.map(|values| values * self.lr);
@@ -159,7 +163,9 @@ impl<M: Module> MetaLearner<M> for Shifting {
             for (model, path) in models.iter_mut().zip(&mut paths) {
                 let moved = space.point(model)? + shift.clone();
                 *model = moved.place(model.clone());
-                path.shift(&shift);
+                if let Some(path) = path {
+                    path.shift(&shift);
+                }
             }
         }
         if let Some(watched) = &inner.watched {

@@ -1,13 +1,13 @@
 //! Several tasks as one.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId};
+use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId, TensorIr};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor};
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 use super::Unstackable;
 use super::play::{BatchStatistics, Normalization, Player, Types};
@@ -28,28 +28,73 @@ pub(crate) struct Plan {
 }
 
 /// What is known of how the tasks of a run are trained as one, to all lanes.
-#[derive(Debug, Default)]
-pub(crate) struct Plans(Mutex<Option<Option<Plan>>>);
+#[derive(Default)]
+pub(crate) struct Plans(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// For each kind of tasks; `None` is that they are trained one by one.
+    kinds: Vec<(Kind, Option<Plan>)>,
+    /// Whether no kind can be trained as one.
+    hopeless: bool,
+    /// Whether there have been tasks of several kinds in a meta-batch.
+    mixed: bool,
+}
 
 impl Plans {
-    /// `None` is that nothing is known yet, `Some(None)` that they cannot be.
-    pub fn get(&self) -> Option<Option<Plan>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what was found out, where nothing is known yet.
-    pub fn found(&self, plan: Plan) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get_or_insert(Some(plan));
+    /// That for tasks of a kind; `None` is that nothing is known yet, `Some(None)` that they are trained one by one.
+    pub fn get(&self, kind: &Kind) -> Option<Option<Plan>> {
+        let known = self.lock();
+        let found = known.kinds.iter().find(|(other, _)| other.fits(kind));
+        found.map(|(_, plan)| plan.clone())
     }
 
-    /// They cannot be; whether that is news.
-    pub fn give_up(&self) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        !matches!(known.replace(None), Some(None))
+    /// Keeps what was found out for a kind, where nothing is known yet. What is known then comes back.
+    pub fn found(&self, kind: &Kind, plan: Option<Plan>) -> Option<Plan> {
+        let mut known = self.lock();
+        if let Some((_, first)) = known.kinds.iter().find(|(other, _)| other.fits(kind)) {
+            return first.clone(); // Another lane's.
+        }
+        known.kinds.push((kind.clone(), plan.clone()));
+        plan
+    }
+
+    /// The tasks of a kind are trained one by one after all; whether that is news.
+    pub fn give_up(&self, kind: Option<&Kind>) -> bool {
+        let mut known = self.lock();
+        let Some(kind) = kind else {
+            return !std::mem::replace(&mut known.hopeless, true);
+        };
+        match known.kinds.iter_mut().find(|(other, _)| other.fits(kind)) {
+            Some((_, plan)) => plan.take().is_some(),
+            None => {
+                known.kinds.push((kind.clone(), None));
+                true
+            }
+        }
+    }
+
+    /// Whether no tasks can be trained as one, of whatever kind.
+    pub fn are_hopeless(&self) -> bool {
+        self.lock().hopeless
+    }
+
+    /// Whether there have been tasks of several kinds in a meta-batch; so it is from now on, if `now`.
+    pub fn are_mixed(&self, now: bool) -> bool {
+        let mut known = self.lock();
+        known.mixed |= now;
+        known.mixed
+    }
+
+    /// Bytes that a task takes on the device, of the largest kind that is trained as one, if there is any.
+    pub fn bytes(&self) -> Option<u64> {
+        let known = self.lock();
+        let plans = known.kinds.iter().filter_map(|(_, plan)| plan.as_ref());
+        plans.map(|plan| plan.bytes).max()
     }
 }
 
@@ -79,9 +124,13 @@ pub(crate) struct StackedTask<M, T> {
 const TOLERANCE: f64 = 1e-3;
 
 /// What tasks have to have in common to be trained as one.
+#[derive(Clone)]
 pub(crate) struct Kind {
     floats: Floats,
-    record: Record,
+    operations: Vec<OperationIr>,
+    outputs: (TensorIr, Option<TensorIr>),
+    /// Shapes and types of what the first step brings along.
+    constants: Vec<(TensorId, Shape, DType)>,
     steps: Option<usize>,
 }
 
@@ -92,23 +141,25 @@ impl Kind {
         task: &mut T,
         model: &M,
     ) -> Result<Self, TaskError> {
+        let record = recorder.record(model, |model| task.loss(model))?;
+        let constants = record.constants.iter();
+        let constants = constants.map(|(id, data)| (*id, data.shape().clone(), data.dtype()));
         Ok(Self {
             floats: Floats::of(model),
-            record: recorder.record(model, |model| task.loss(model))?,
+            constants: constants.collect(),
+            operations: record.operations,
+            outputs: (record.loss, record.accuracy),
             steps: task.steps(),
         })
     }
 
     /// Whether another task may be trained with it.
     pub fn fits(&self, other: &Self) -> bool {
-        let [ours, theirs] = [self, other].map(|kind| {
-            let all = kind.record.constants.iter();
-            Vec::from_iter(all.map(|(id, data)| (*id, data.shape(), data.dtype())))
-        });
         self.steps == other.steps
+            && self.constants == other.constants
+            && self.outputs == other.outputs
             && self.floats.fits(&other.floats)
-            && self.record.is_like(&other.record)
-            && ours == theirs
+            && self.operations == other.operations
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Sequential<S> {
 }
 
 impl<S> Sequential<S> {
-    /// So many of `tasks` in each path, drawn anew each time, as far as there are so many; at least one.
+    /// So many of `tasks` in each path, at least one, drawn anew each time: all of them before one is there twice.
     pub fn new(tasks: S, together: usize) -> Self {
         Self {
             tasks,
@@ -67,8 +67,11 @@ impl<M: Module, S: TaskSet<M>> TaskSet<M> for Sequential<S> {
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
         let mut rng = context.seed.rng(TURNS);
-        let count = self.together.min(self.tasks.len());
-        let picks = rand::seq::index::sample(&mut rng, self.tasks.len(), count);
+        let mut picks = Vec::with_capacity(self.together);
+        while picks.len() < self.together && !self.tasks.is_empty() {
+            let count = self.tasks.len().min(self.together - picks.len());
+            picks.extend(rand::seq::index::sample(&mut rng, self.tasks.len(), count));
+        }
         let task = |(place, index)| {
             let own = TaskContext {
                 seed: TaskSeed {
@@ -126,8 +129,8 @@ impl<M: Module, T: Task<M>> Task<M> for SequentialTask<T> {
         })
     }
 
-    fn turns(&self) -> usize {
-        self.turn.map_or(1, |_| self.tasks.len())
+    fn turns(&self) -> Option<usize> {
+        self.turn.map(|_| self.tasks.len())
     }
 
     /// The mean over the tasks; nothing where each has a model of its own.

@@ -71,9 +71,9 @@ pub trait Task<M: Module>: Sized {
     }
 
     /// How many tasks these are whose steps come in turn, of which each has a model of its own, for
-    /// [`Shifting`](crate::Shifting). One, but for [`Sequential::in_turn`](crate::Sequential::in_turn).
-    fn turns(&self) -> usize {
-        1
+    /// [`Shifting`](crate::Shifting); `None` from all but those of [`Sequential::in_turn`](crate::Sequential::in_turn).
+    fn turns(&self) -> Option<usize> {
+        None
     }
 
     /// How well the model does in the middle of training, on samples that are neither trained on nor

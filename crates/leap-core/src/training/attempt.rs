@@ -100,7 +100,10 @@ impl<L: Clone> MetaTrainer<L> {
         let open = (0..attempts.len()).filter(|place| results[*place].is_none());
         let open: Vec<usize> = open.collect();
         // Groups of tasks that may be trained as one, and whether they are known to fit together.
-        let mut groups = vec![(open, false)];
+        let mut groups = match plans.are_mixed(false) {
+            true => self.groups(attempts, &open, init),
+            false => vec![(open, false)],
+        };
         while let Some((places, fit)) = groups.pop() {
             let group = Vec::from_iter(places.iter().map(|place| &attempts[*place]));
             let (mut together, count) = match self.train_together(&group, init, plans)? {
@@ -109,9 +112,8 @@ impl<L: Clone> MetaTrainer<L> {
                     (trained.into_iter(), count)
                 }
                 Together::Differ if !fit => {
-                    let kinds = self.kinds(&group, init);
-                    let of = |kind: Vec<usize>| kind.into_iter().map(|i| places[i]).collect();
-                    groups.extend(kinds.into_iter().rev().map(|kind| (of(kind), true)));
+                    plans.are_mixed(true);
+                    groups.extend(self.groups(attempts, &places, init));
                     continue;
                 }
                 _ => (Vec::new().into_iter(), places.len()),
@@ -252,31 +254,40 @@ impl<L: Clone> MetaTrainer<L> {
         Ok((held_out, normalized_by))
     }
 
-    /// Sorts tasks by what they have in common: each of what comes back may be trained as one.
-    fn kinds<M: Module, S: TaskSet<M>>(
+    /// Sorts tasks by what they have in common, the first of them last: each group may be trained as one.
+    fn groups<M: Module, S: TaskSet<M>>(
         &self,
-        attempts: &[&Attempt<S>],
+        attempts: &[Attempt<S>],
+        places: &[usize],
         init: &M,
-    ) -> Vec<Vec<usize>> {
+    ) -> Vec<(Vec<usize>, bool)> {
         let mut kinds: Vec<(Option<Kind>, Vec<usize>)> = Vec::new();
-        for (place, attempt) in attempts.iter().enumerate() {
-            let kind = fenced(|| {
-                let recorder = Recorder::new();
-                let device = recorder.device().clone();
-                let (mut task, model) = self.set_up(attempt, init, &device, &OnceLock::new())?;
-                Kind::of(&recorder, &mut task, &model)
-            });
+        for place in places {
+            let kind = fenced(|| self.kind(&attempts[*place], init));
             let kind = kind.ok().and_then(Result::ok);
             let same = |(known, _): &&mut (Option<Kind>, _)| match (known, &kind) {
                 (Some(known), Some(kind)) => known.fits(kind),
                 _ => false,
             };
             match kinds.iter_mut().find(same) {
-                Some((_, places)) => places.push(place),
-                None => kinds.push((kind, vec![place])),
+                Some((_, places)) => places.push(*place),
+                None => kinds.push((kind, vec![*place])),
             }
         }
-        kinds.into_iter().map(|(_, places)| places).collect()
+        let groups = kinds.into_iter().rev();
+        groups.map(|(_, places)| (places, true)).collect()
+    }
+
+    /// What of a task others have to have, too, to be trained with it.
+    fn kind<M: Module, S: TaskSet<M>>(
+        &self,
+        attempt: &Attempt<S>,
+        init: &M,
+    ) -> Result<Kind, TaskError> {
+        let recorder = Recorder::new();
+        let device = recorder.device().clone();
+        let (mut task, model) = self.set_up(attempt, init, &device, &OnceLock::new())?;
+        Kind::of(&recorder, &mut task, &model)
     }
 
     /// Trains the first of `attempts` as one, as many of them as there is memory for.
@@ -289,12 +300,28 @@ impl<L: Clone> MetaTrainer<L> {
     where
         L: MetaLearner<M>,
     {
-        if attempts.len() < 2 || plans.get() == Some(None) {
+        if attempts.len() < 2 || plans.are_hopeless() {
             return Ok(Together::Alone);
         }
+        let mut kind = None;
         // A task that is not made for it may do anything where it has no values to work with.
         let trained = fenced(|| {
-            let plan = self.plan(attempts, init, plans)?;
+            let inner = self.inner(attempts[0].context.seed.purpose);
+            if !self.learner.stacks() {
+                let learner = &self.learner;
+                return Err(Unstackable::new(format!("the meta-learner {learner:?}")).into());
+            }
+            if inner.stopping.is_some() {
+                return Err(Unstackable::new("early stopping").into());
+            }
+            let kind = kind.insert(self.kind(attempts[0], init)?);
+            let plan = match plans.get(kind) {
+                Some(known) => known,
+                None => plans.found(kind, Some(self.plan(attempts, init)?)),
+            };
+            let Some(plan) = plan else {
+                return Ok(Together::Alone);
+            };
             let room = match self.task_memory {
                 None => attempts.len(),
                 Some(memory) => (memory / plan.bytes.max(1)) as usize,
@@ -321,7 +348,7 @@ impl<L: Clone> MetaTrainer<L> {
                 log::info!("{} tasks are not trained at once: {why}", attempts.len());
                 return Ok(Together::Differ);
             }
-            _ if plans.give_up() => {
+            _ if plans.give_up(kind.as_ref()) => {
                 log::warn!("tasks are trained one by one, and not at once: {source}");
             }
             _ => {}
@@ -334,24 +361,11 @@ impl<L: Clone> MetaTrainer<L> {
         &self,
         attempts: &[&Attempt<S>],
         init: &M,
-        plans: &Plans,
     ) -> Result<Plan, TaskError>
     where
         L: MetaLearner<M>,
     {
-        let known =
-            |plan: Option<Plan>| plan.ok_or_else(|| Unstackable::new("as was found before").into());
-        if let Some(plan) = plans.get() {
-            return known(plan);
-        }
         let inner = self.inner(attempts[0].context.seed.purpose);
-        if !self.learner.stacks() {
-            let learner = &self.learner;
-            return Err(Unstackable::new(format!("the meta-learner {learner:?}")).into());
-        }
-        if inner.stopping.is_some() {
-            return Err(Unstackable::new("early stopping").into());
-        }
         let two = &attempts[..2];
         let (stacked, model) = self.stack(two, init, Plan::default())?;
         let alone = two.iter();
@@ -365,8 +379,7 @@ impl<L: Clone> MetaTrainer<L> {
             attempts.len(),
             (attempts.len() as u64 * found.bytes).div_ceil(1 << 20)
         );
-        plans.found(found); // Another lane may have been first.
-        known(plans.get().flatten())
+        Ok(found)
     }
 
     /// Trains tasks as one.

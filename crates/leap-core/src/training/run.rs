@@ -66,12 +66,13 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
 
     /// Whether tasks have been trained [as one](MetaTrainer::with_task_batch).
     pub fn stacks(&self) -> bool {
-        self.plans.get().flatten().is_some()
+        self.plans.bytes().is_some()
     }
 
-    /// Bytes of the device's memory that each of the tasks takes which are trained as one, about; `None` before there are any.
+    /// Bytes of the device's memory that each of the tasks takes which are trained as one, about, the largest of them; `None`
+    /// before there are any.
     pub fn task_bytes(&self) -> Option<u64> {
-        Some(self.plans.get()??.bytes)
+        self.plans.bytes()
     }
 
     /// Takes a meta-step: trains a meta-batch of tasks and moves the initialization by the mean of their

@@ -136,7 +136,7 @@ impl<M: Module, T: Task<M>> Task<M> for Seeded<T> {
         self.task.steps()
     }
 
-    fn turns(&self) -> usize {
+    fn turns(&self) -> Option<usize> {
         self.task.turns()
     }
 

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::initialization::{load_initialization, to_safetensors};
 use crate::progress::Progress;
-use crate::sweep::plan::{Sweep, validation};
+use crate::sweep::plan::Sweep;
 use crate::sweep::run::Run;
 use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
 use crate::tracking::tracker::Tracker;
@@ -74,7 +74,8 @@ pub trait Experiment: Sync {
 
     /// Tasks to choose settings by, and to watch meta-training on, apart from those of the test and of meta-training: for
     /// [`Sweep::with_search`](crate::Sweep::with_search) and
-    /// [`Sweep::with_validation_every`](crate::Sweep::with_validation_every). There are none by default.
+    /// [`Sweep::with_validation_every`](crate::Sweep::with_validation_every). They depend on the seed at most, as held-out ones.
+    /// There are none by default.
     ///
     /// # Errors
     /// Any error, before anything is trained.
@@ -215,12 +216,20 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         let usual = self.trainer()?;
         let usual = (usual.meta_batch_size() * usual.task_steps()) as f64;
         let usual = usual * self.sweep.meta_steps as f64;
-        self.progress.add(work * meta_steps as f64 - usual);
+        let validated = |times: usize| -> Result<f64, Error> {
+            let tasks = self.sweep.validated(self.experiment, self.run, times)?;
+            Ok((tasks * trainer.held_out_steps()) as f64)
+        };
+        let more = validated(meta_steps)? - validated(self.sweep.meta_steps)?;
+        self.progress.add(work * meta_steps as f64 - usual + more);
 
         // They are saved here, after the metrics of the meta-step: no line of them is lost at a kill.
         let checkpoints = Checkpoints::new(self.folder.join("checkpoints"), 0)
             .with_task_steps(self.sweep.every_task_steps);
-        let mut meta = trainer.with_checkpoints(checkpoints).resume(init)?;
+        let mut meta = trainer
+            .clone()
+            .with_checkpoints(checkpoints.clone())
+            .resume(init)?;
         if meta.meta_step() > meta_steps {
             return Err(self.sweep.fewer(self.run, meta.meta_step()));
         }
@@ -229,7 +238,11 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             .sweep
             .trackers(self.run, &self.folder, meta.meta_step())?;
         self.lock_trackers().extend(added);
-        self.progress.skip(work * meta.meta_step() as f64);
+        let mut before = work * meta.meta_step() as f64;
+        if let Some(times) = meta.meta_step().checked_div(self.sweep.validate_every) {
+            before += validated(times * self.sweep.validate_every)?;
+        }
+        self.progress.skip(before);
         let begun = meta.meta_step();
         let validates = Some(self.sweep.validate_every).filter(|every| *every > 0);
         while meta.meta_step() < meta_steps {
@@ -252,10 +265,12 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             if validates.is_some_and(|every| step.is_multiple_of(every) || step == meta_steps) {
                 let tasks = validation(self.experiment, self.run)?;
                 let init = finish(meta.init().clone());
-                let summary = self
-                    .trainer()?
-                    .evaluate(&init, &tasks, &self.lanes)?
-                    .summary();
+                let trainer = self.trainer()?.with_checkpoints(checkpoints.clone());
+                let report = match trainer.evaluate(&init, &tasks, &self.lanes) {
+                    Err(leap_core::Error::Interrupted) => return Err(Error::Interrupted),
+                    report => report?,
+                };
+                let summary = report.summary();
                 found.extend(scalars("validation", &summary));
                 line.validation = Some(summary);
             }
@@ -285,6 +300,11 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
     pub fn load(&self, path: &Path, model: E::Model) -> Result<E::Model, Error> {
         let trainer = self.trainer()?;
         let work = self.sweep.meta_steps * trainer.meta_batch_size() * trainer.task_steps();
+        let meta_steps = self.sweep.meta_steps;
+        let tasks = self
+            .sweep
+            .validated(self.experiment, self.run, meta_steps)?;
+        let work = work + tasks * trainer.held_out_steps();
         self.progress.add(-(work as f64));
         load_initialization(path, model)
     }
@@ -297,6 +317,42 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
 
     pub(crate) fn lock_trackers(&self) -> MutexGuard<'_, Vec<Box<dyn Tracker>>> {
         self.trackers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An experiment's validation tasks, of which there must be some.
+fn validation<E: Experiment + ?Sized>(experiment: &E, run: &Run) -> Result<E::HeldOut, Error> {
+    let tasks = experiment.validation(run)?;
+    let none = || Error::Setting("there are no validation tasks".into());
+    tasks.filter(|tasks| !tasks.is_empty()).ok_or_else(none)
+}
+
+impl Sweep {
+    /// How many validation tasks are learned in so many meta-steps of a run.
+    pub(super) fn validated<E: Experiment + ?Sized>(
+        &self,
+        experiment: &E,
+        run: &Run,
+        meta_steps: usize,
+    ) -> Result<usize, Error> {
+        match self.validate_every {
+            every @ 1.. if run.is_trained() => {
+                Ok(meta_steps.div_ceil(every) * validation(experiment, run)?.len())
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// The tasks that its results are of.
+    pub(super) fn tested<E: Experiment>(
+        &self,
+        experiment: &E,
+        run: &Run,
+    ) -> Result<E::HeldOut, Error> {
+        match self.on_validation {
+            true => validation(experiment, run),
+            false => Ok(experiment.held_out(run)?),
+        }
     }
 }
 

@@ -62,7 +62,11 @@ impl Page<'_> {
 
     fn sections(&self, done: &[RunResult]) -> Result<Vec<Section>, Error> {
         let mut sections = vec![Section {
-            title: "Held-out tasks".into(),
+            title: if self.sweep.on_validation {
+                "Validation tasks, in place of held-out ones".into()
+            } else {
+                "Held-out tasks".into()
+            },
             text: tables::explanation(done),
             tables: tables::results(done, self.sweep.target).into(),
             figures: self.figures("curves", charts::learning_curves(done, self.unit))?,

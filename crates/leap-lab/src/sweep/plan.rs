@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use leap_core::{MetaTrainer, TaskSet};
+use leap_core::MetaTrainer;
 
 use crate::error::Error;
 use crate::folder::{RunFolder, SEARCH};
 use crate::options::RunOptions;
 use crate::progress::Progress;
-use crate::sweep::experiment::Experiment;
 use crate::sweep::run::{Run, SCRATCH};
 use crate::tracking::tensorboard::TensorBoard;
 use crate::tracking::tracker::Tracker;
@@ -52,16 +51,6 @@ pub(super) struct Search {
     pub name: String,
     pub values: Vec<f64>,
     pub meta_steps: usize,
-}
-
-/// An experiment's validation tasks, of which there must be some.
-pub(super) fn validation<E: Experiment + ?Sized>(
-    experiment: &E,
-    run: &Run,
-) -> Result<E::HeldOut, Error> {
-    let tasks = experiment.validation(run)?;
-    let none = || Error::Setting("there are no validation tasks".into());
-    tasks.filter(|tasks| !tasks.is_empty()).ok_or_else(none)
 }
 
 impl Sweep {
@@ -184,8 +173,9 @@ impl Sweep {
 
     /// Chooses a setting for each method, and for each combination of the settings that are gone through, before the runs:
     /// each of `values` is meta-trained with for `meta_steps` meta-steps, with the first seed, and the one with the lowest AUC
-    /// on the [validation tasks](crate::Experiment::validation) is taken for all seeds. [`Run::setting`] gives it to the
-    /// experiment. The search is a sweep of its own, with its report, in the folder `search`.
+    /// on the [validation tasks](crate::Experiment::validation) is taken for all seeds, among those that leave out fewest of
+    /// them. [`Run::setting`] gives it to the experiment. The search is a sweep of its own, with its report, in the folder
+    /// `search`; a [tracker](Self::with_tracker) is told of its runs, too. There is one search in a sweep.
     pub fn with_search(
         mut self,
         name: impl Into<String>,
@@ -214,33 +204,6 @@ impl Sweep {
         (sweep.search, sweep.validate_every) = (None, 0);
         sweep.on_validation = true;
         sweep
-    }
-
-    /// How many validation tasks are learned in so many meta-steps of a run.
-    pub(super) fn validated<E: Experiment>(
-        &self,
-        experiment: &E,
-        run: &Run,
-        meta_steps: usize,
-    ) -> Result<usize, Error> {
-        match self.validate_every {
-            every @ 1.. if run.is_trained() => {
-                Ok(meta_steps.div_ceil(every) * validation(experiment, run)?.len())
-            }
-            _ => Ok(0),
-        }
-    }
-
-    /// The tasks that its results are of.
-    pub(super) fn tested<E: Experiment>(
-        &self,
-        experiment: &E,
-        run: &Run,
-    ) -> Result<E::HeldOut, Error> {
-        match self.on_validation {
-            true => validation(experiment, run),
-            false => Ok(experiment.held_out(run)?),
-        }
     }
 
     /// The runs, those of a seed together, learning from scratch first.

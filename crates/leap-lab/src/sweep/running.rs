@@ -1,6 +1,6 @@
 //! A sweep under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::figures::draw_paths;
-use crate::folder::{GRID, PICTURES, RunFolder, SEARCH};
+use crate::folder::{GRID, PICTURES, RunFolder};
 use crate::progress::Progress;
 use crate::sweep::experiment::{Experiment, Session, drawn, scalars};
 use crate::sweep::page::Page;
@@ -29,11 +29,14 @@ impl Sweep {
     ///
     /// # Errors
     /// What cannot work is said before anything is trained or written: [`Error::Setting`], [`Error::Experiment`],
-    /// [`Error::Training`], and those of [`RunFolder::open`]. Then [`Error::Interrupted`], [`Error::Failed`] once the other
+    /// [`Error::Training`], and those of [`RunFolder::open`]. [`Error::Setting`] also after a [search](Self::with_search) that
+    /// found no value for a method. Then [`Error::Interrupted`], [`Error::Failed`] once the other
     /// runs are done, [`Error::Io`].
     pub fn run<E: Experiment>(&self, experiment: &E) -> Result<Vec<RunResult>, Error> {
         let mut running = Running::begin(self, experiment)?;
-        if let Some(search) = &self.search {
+        if let Some(search) = &self.search
+            && running.runs.iter().any(Run::is_trained)
+        {
             running.search(search)?;
         }
         say(&format!(
@@ -44,6 +47,7 @@ impl Sweep {
             self.out.display()
         ));
         let failures = running.run_all();
+        let failures = Vec::from_iter(failures.into_iter().map(|failure| failure.told()));
         running.page().write(true)?;
         let results = results::read_all(self, &running.folder)?;
         let is_interrupted = running.interrupted.load(Ordering::Relaxed);
@@ -82,6 +86,26 @@ struct Running<'a, E: Experiment> {
     interrupted: AtomicBool,
 }
 
+/// A run that failed.
+struct Failure {
+    run: String,
+    error: Error,
+}
+
+impl Failure {
+    fn told(self) -> String {
+        format!("  {}: {}", self.run, self.error)
+    }
+
+    /// Whether nothing could be trained, as with a learning rate that is too high.
+    fn is_divergence(&self) -> bool {
+        matches!(
+            &self.error,
+            Error::Training(leap_core::Error::AllTasksLeftOut { .. })
+        )
+    }
+}
+
 /// Names become those of files and of columns.
 fn check_names(sweep: &Sweep) -> Result<(), Error> {
     let settings = || {
@@ -100,11 +124,15 @@ fn check_names(sweep: &Sweep) -> Result<(), Error> {
     let columns = serde_json::to_value(results::Row::of(&run, &blank)).unwrap_or_default();
     let is_taken = |name: &&String| {
         let name = name.as_str();
-        columns.get(name).is_some() || name == SEARCH || PICTURES.contains(&name)
+        columns.get(name).is_some() || PICTURES.contains(&name)
     };
     if let Some(name) = settings().find(is_taken) {
         let wrong = format!("a setting cannot be called `{name}`, as a result is");
         return Err(Error::Setting(wrong));
+    }
+    let names = BTreeSet::from_iter(settings());
+    if names.len() < settings().count() {
+        return Err(Error::Setting("a setting is there twice".into()));
     }
     let mut values = sweep.settings.iter().flat_map(|(_, values)| values);
     match values.all(|value| value.is_finite()) {
@@ -140,13 +168,29 @@ fn check<E: Experiment>(
              from the seed, in `Experiment::model`",
         );
     }
+    if sweep
+        .search
+        .as_ref()
+        .is_some_and(|search| search.meta_steps == 0)
+    {
+        return setting("a search must have at least one meta-step");
+    }
     let mut work = 0;
+    let mut tested: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for run in runs {
         let trainer = experiment.trainer(run)?;
         trainer.begin(model(run)?)?;
-        let mut held_out = sweep.tested(experiment, run)?.len();
+        let tasks = sweep.tested(experiment, run)?;
+        let mut held_out = tasks.len();
         if held_out == 0 {
             return setting("there are no held-out tasks");
+        }
+        let names = Vec::from_iter((0..held_out).map(|index| tasks.name(index)));
+        if *tested.entry(run.seed).or_insert_with(|| names.clone()) != names {
+            let what = format!("{} is tested on other tasks than others", run.name());
+            return setting(&format!(
+                "{what} with its seed: they may depend on the seed alone"
+            ));
         }
         if run.is_trained() {
             if experiment.train(run)?.is_empty() {
@@ -204,6 +248,13 @@ impl<'a, E: Experiment> Running<'a, E> {
             .iter()
             .map(|(name, _)| name.as_str())
             .collect();
+        if let Some(search) = &sweep.search {
+            config["search"] = json!({
+                "name": search.name,
+                "values": search.values,
+                "for": search.meta_steps,
+            });
+        }
         if sweep.every_task_steps > 0 {
             // Some environments begin anew where they are saved.
             config["task_checkpoints"] = sweep.every_task_steps.into();
@@ -233,12 +284,18 @@ impl<'a, E: Experiment> Running<'a, E> {
         say(&format!(
             "first a search for {name}, {count} runs on validation tasks"
         ));
-        // A value with which nothing can be trained is none that is taken; its run has said so.
-        drop(searching.run_all());
-        if searching.interrupted.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        let failures = searching.run_all();
         searching.page().write(true)?;
+        // A value with which nothing can be trained is none that is taken; its run has said so.
+        let others = failures.into_iter().filter(|f| !f.is_divergence());
+        let failures = Vec::from_iter(others.map(Failure::told));
+        match failures.is_empty() {
+            false => return Err(Error::Failed { failures }),
+            true if searching.interrupted.load(Ordering::Relaxed) => {
+                return Err(Error::Interrupted);
+            }
+            true => {}
+        }
         let found = results::read_all(&sweep, &searching.folder)?;
         say(&tables::text(&found, sweep.target));
         for run in self.runs.iter_mut().filter(|run| run.is_trained()) {
@@ -246,12 +303,17 @@ impl<'a, E: Experiment> Running<'a, E> {
                 let mut settings = result.run.settings.clone();
                 let value = settings.remove(name);
                 result.run.method == run.method
+                    && self.sweep.seeds.first() == Some(&result.run.seed)
                     && settings == run.settings
                     && value.is_some_and(|value| search.values.contains(&value))
             });
-            let auc = |result: &&RunResult| result.summary.held_out_tasks.auc;
-            let tried = tried.filter(|result| auc(result).is_finite());
-            let best = tried.min_by(|a, b| auc(a).total_cmp(&auc(b)));
+            let tasks = |result: &RunResult| result.summary.held_out_tasks;
+            let tried = tried.filter(|result| tasks(result).auc.is_finite());
+            let best = tried.min_by(|a, b| {
+                let (a, b) = (tasks(a), tasks(b));
+                let fewer = a.left_out.cmp(&b.left_out);
+                fewer.then(a.auc.total_cmp(&b.auc))
+            });
             let best = best.and_then(|result| result.run.setting(name));
             let Some(best) = best else {
                 let why = format!("no {name} that was tried can train {}", run.method);
@@ -278,7 +340,7 @@ impl<'a, E: Experiment> Running<'a, E> {
     }
 
     /// Does the runs, `jobs` at a time; what went wrong comes back.
-    fn run_all(&self) -> Vec<String> {
+    fn run_all(&self) -> Vec<Failure> {
         let queue = AtomicUsize::new(0);
         let (failures, writing) = (Mutex::new(Vec::new()), Mutex::new(()));
         let interrupt = || self.interrupted.store(true, Ordering::Relaxed);
@@ -300,7 +362,10 @@ impl<'a, E: Experiment> Running<'a, E> {
                     Err(Error::Interrupted) => return interrupt(),
                     Err(error) => {
                         log::error!("{}: {error}", run.name());
-                        lock(&failures).push(format!("  {}: {error}", run.name()));
+                        lock(&failures).push(Failure {
+                            run: run.name(),
+                            error,
+                        });
                     }
                 }
             }
