@@ -16,7 +16,8 @@ use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use leap_core::{MetaTrainer, Method, Pulled, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
-    Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
+    Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, load_initialization,
+    not_negative, positive, read_settings,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::DataError;
@@ -33,8 +34,8 @@ struct Args {
     /// A smaller experiment; flags given as well have precedence
     #[arg(long)]
     quick: bool,
-    /// Methods: leap, reptile, sequential-reptile, reptile-shifting, leap-shifting, fomaml, fomaml-query, anil, boil, maml,
-    /// finetuning; for leap with the endings -energy, -noloss, -nostab, in this order. Learning from scratch (none) is always there
+    /// Methods: leap, reptile, sequential-reptile, reptile-shifting, leap-shifting, warp-leap, fomaml, fomaml-query, anil,
+    /// boil, maml, finetuning; for leap with the endings -energy, -noloss, -nostab, in this order. Learning from scratch (none) is always there
     #[arg(long, value_delimiter = ',', default_value = "leap,none", value_parser = known)]
     methods: Vec<String>,
     /// All eight variants of Leap as well
@@ -111,6 +112,9 @@ struct Args {
     /// [default: running; batch for tasks of fewer than 30 steps]
     #[arg(long, value_name = "running|batch")]
     held_out_statistics: Option<Statistics>,
+    /// Meta-train from an initialization that this program saved, and not from random parameters
+    #[arg(long, value_name = "INIT")]
+    from: Option<PathBuf>,
     /// Only the head is each task's own, drawn anew; the encoder alone is meta-learned
     #[arg(long)]
     own_head: bool,
@@ -161,6 +165,8 @@ struct Alphabets {
     model: ConvNetConfig,
     tasks: OmniglotTasksConfig,
     data: Arc<Omniglot>,
+    /// What the initialization that meta-training begins from says of itself, where there is one.
+    from: Option<Value>,
     meta_batch: usize,
     task_steps: usize,
 }
@@ -202,6 +208,7 @@ impl Experiment for Alphabets {
             "maml_difference": self.args.maml_difference,
             "task_optimizer": self.args.task_optimizer,
             "meta_optimizer": self.args.meta_optimizer,
+            "from": self.from,
             "own_head": self.args.own_head,
             "held_out_statistics": self.args.held_out_statistics,
             "model": self.model,
@@ -210,8 +217,10 @@ impl Experiment for Alphabets {
         })
     }
 
-    fn model(&self, _run: &Run, device: &Device) -> Result<ConvNet, TaskError> {
-        Ok(self.model.init(device)?)
+    fn model(&self, run: &Run, device: &Device) -> Result<ConvNet, TaskError> {
+        // Warp-Leap has a convolution more in each block, which tasks leave alone.
+        let warp = matches!(run.method(), Ok(Method::WarpLeap(_)));
+        Ok(self.model.clone().with_warp(warp).init(device)?)
     }
 
     fn train(&self, run: &Run) -> Result<OmniglotTasks, TaskError> {
@@ -267,7 +276,11 @@ impl Experiment for Alphabets {
 
     fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
         let (run, trainer) = (session.run(), session.trainer()?);
-        let (scratch, tasks) = (session.scratch()?, self.train(run)?);
+        let tasks = self.train(run)?;
+        let scratch = match &self.args.from {
+            Some(path) => load_initialization(path, session.scratch()?)?,
+            None => session.scratch()?,
+        };
         if run.method == SEQUENTIAL {
             let trainer = trainer
                 .with_meta_batch_size(1)
@@ -280,8 +293,15 @@ impl Experiment for Alphabets {
             Method::Finetuning(_) => {
                 let classes = self.args.classes * run.setting("alphabets").unwrap_or(0.0) as usize;
                 let model = self.model.clone().with_classes(classes);
-                let model =
-                    session.initialize(model.init(session.device()).map_err(TaskError::from)?);
+                let model = model.init(session.device()).map_err(TaskError::from)?;
+                let model = session.initialize(model);
+                let model = match self.args.from {
+                    Some(_) => ConvNet {
+                        encoder: scratch.encoder.clone(),
+                        ..model
+                    },
+                    None => model,
+                };
                 let lr = run.setting(META_LR).unwrap_or(self.args.task_lr);
                 let trainer = trainer
                     .with_shared(ParamGroup::all())
@@ -365,6 +385,7 @@ fn run(args: Args) -> Result<(), TaskError> {
             .with_classes(args.classes)
             .with_batch_size(args.batch),
         data: Arc::new(data),
+        from: args.from.as_ref().map(read_settings).transpose()?,
         meta_batch: or(args.meta_batch, 20, 5),
         task_steps: or(args.task_steps, 100, 50),
         args,

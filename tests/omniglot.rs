@@ -178,6 +178,15 @@ fn what_cannot_work_is_said_in_a_line() {
             format!("--overwrite --data {}", nowhere.display()),
             "nowhere.zip",
         ),
+        (
+            format!("--overwrite --from {}", nowhere.display()),
+            "nowhere.zip",
+        ),
+        ("--overwrite --meta-lr 0.1,nan".to_string(), "--meta-lr"),
+        (
+            "--overwrite --meta-lr 0.1,0.2 --test-alphabets 43".to_string(),
+            "there are no validation tasks",
+        ),
     ];
     for (flags, said) in cases {
         let output = run(sweep(&out, &flags));
@@ -186,6 +195,60 @@ fn what_cannot_work_is_said_in_a_line() {
         assert!(errors.contains(said), "{flags}: {errors}");
         assert!(!errors.contains("panicked"), "{flags}: {errors}");
     }
+}
+
+#[test]
+fn later_methods_search_their_rates_and_go_on_from_an_initialization() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = "--alphabets 2 --seeds 1 --meta-steps 2 --filters 4 --meta-batch 3 --task-steps 4 --batch 4 \
+        --test-alphabets 2";
+    let methods =
+        "sequential-reptile,reptile-shifting,leap-shifting,warp-leap,anil,boil,finetuning";
+    let first = folder.path().join("first");
+    let flags = format!("{small} --methods {methods} --meta-lr 0.05,0.1 --validate-every 1");
+    succeed(start(&first, &flags));
+    for method in methods.split(',') {
+        let run = first.join(format!("{method}-2-alphabets-seed-1"));
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+        assert_eq!(metrics.matches("\"validation\"").count(), 2, "{method}");
+        let config = std::fs::read_to_string(run.join("config.json")).expect("settings");
+        assert!(config.contains("\"meta-lr\": 0."), "{method}: {config}");
+    }
+
+    // From where it came to, and not from random parameters.
+    let init = first.join("leap-shifting-2-alphabets-seed-1/init.safetensors");
+    let from = format!(
+        "{small} --methods leap,finetuning --meta-lr 1e-30 --from {}",
+        init.display()
+    );
+    let second = folder.path().join("second");
+    succeed(start(&second, &from));
+    let values = |path: &Path| {
+        let device = burn::tensor::Device::flex();
+        let model = leap_models::ConvNetConfig::new()
+            .with_filters(4)
+            .init(&device);
+        let model = leap_lab::load_initialization(path, model.expect("sound settings"));
+        let kernel = model.expect("an initialization").encoder.blocks[1]
+            .conv
+            .weight
+            .val();
+        kernel.into_data().try_to_vec::<f32>().expect("floats")
+    };
+    let leap = second.join("leap-2-alphabets-seed-1/init.safetensors");
+    assert_eq!(values(&leap), values(&init));
+    let none = second.join("none-seed-1/init.safetensors");
+    assert_ne!(values(&none), values(&init));
+    // One of another model.
+    let other = run(start(
+        &folder.path().join("third"),
+        &format!("{from} --layers 3"),
+    ));
+    let errors = text(&other.stderr);
+    assert!(
+        !other.status.success() && errors.contains("init.safetensors"),
+        "{errors}"
+    );
 }
 
 /// One run, of a second or two.

@@ -105,8 +105,9 @@ fn run_example(name: &str, flags: &[&str], manifest: &str) {
     }
     let absolute =
         |word: &str| Some(format!("{TOP}/{word}")).filter(|path| Path::new(path).exists());
-    let data = value(flags, "--data").map(absolute);
-    let needs_more = data == Some(None) || ["--setup", "--games"].iter().any(|f| flags.contains(f));
+    let files = ["--data", "--from"].map(|flag| value(flags, flag).map(absolute));
+    let needs_more =
+        files.contains(&Some(None)) || ["--setup", "--games"].iter().any(|f| flags.contains(f));
     let elsewhere = value(flags, "--device").is_some_and(|device| device != "flex");
     if needs_more || elsewhere || name == "worker" {
         let mut help = Command::new(program);

@@ -43,6 +43,10 @@ pub struct ConvNetConfig {
     /// Whether each block normalizes its batches.
     #[config(default = true)]
     pub batch_norm: bool,
+    /// Whether a convolution of its own, `warp`, follows each block, for [`WarpLeap`](leap_core::WarpLeap): it is meta-learned,
+    /// and stays as it is while a task is learned.
+    #[config(default = false)]
+    pub warp: bool,
     /// Channels of the images.
     #[config(default = 1)]
     pub channels: usize,
@@ -82,6 +86,9 @@ pub struct ConvBlock {
     pub norm: Option<BatchNorm>,
     /// Whether pooling comes last, and not right behind the convolution.
     pub pool_last: bool,
+    /// A convolution behind all of it that warps the space in which the others are learned, with as many channels on both sides
+    /// and the same size of the image.
+    pub warp: Option<Conv2d>,
 }
 
 impl ConvNetConfig {
@@ -118,6 +125,11 @@ impl ConvNetConfig {
                 .batch_norm
                 .then(|| BatchNormConfig::new(self.filters).init(device)),
             pool_last: self.pool_last,
+            warp: self.warp.then(|| {
+                Conv2dConfig::new([self.filters; 2], [3, 3])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .init(device)
+            }),
         }
     }
 
@@ -203,6 +215,15 @@ impl ConvEncoder {
 impl ConvBlock {
     /// From `[batch, channels, height, width]` to `[batch, filters, height', width']`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.learn(x);
+        match &self.warp {
+            Some(warp) => fast::conv2d(warp, x),
+            None => x,
+        }
+    }
+
+    /// What is learned on each task: all but the warp.
+    fn learn(&self, x: Tensor<4>) -> Tensor<4> {
         #[cfg(any(feature = "flex", feature = "ndarray"))]
         if let Some(params) = self.fused(&x) {
             return self.forward_fused(x, params);

@@ -21,6 +21,7 @@ mod hat;
 mod mlp;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod ops;
+pub mod pretrained;
 mod progressive;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! The models.
 
 use burn::module::{Module, ParamGroup};
+use burn::nn::conv::Conv2d;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::SgdConfig;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use leap_core::{
     HeldOut, Lanes, MetaTrainer, ParamSpace, Predict, StepLoss, Task, TaskContext, TaskError,
     TaskSet,
@@ -438,4 +439,33 @@ fn progressive_columns_are_left_as_they_are() {
     first.weight = first.weight.clone().map(|w| w * -3.0);
     assert_ne!(values(net.encoder.forward(images)), seen);
     assert!(ProgressiveNet::new(&small(), 0, &device).is_err());
+}
+
+#[test]
+fn a_warp_follows_each_block_and_changes_nothing_else() {
+    let device = Device::flex();
+    let config = ConvNetConfig::new().with_filters(8).with_warp(true);
+    let mut net = config.init(&device).unwrap();
+    let x = Tensor::random([3, 1, 28, 28], Distribution::Default, &device);
+    assert_eq!(net.forward(x.clone()).dims(), [3, 20]);
+    for block in &mut net.encoder.blocks {
+        let warp = block.warp.take().unwrap();
+        assert_eq!(warp.weight.dims(), [8, 8, 3, 3]);
+        // One that does nothing.
+        let identity = Tensor::<2>::eye(8, &device).reshape([8, 8, 1, 1]);
+        let weight = Tensor::zeros([8, 8, 3, 3], &device);
+        let weight = weight.slice_assign([0..8, 0..8, 1..2, 1..2], identity);
+        block.warp = Some(Conv2d {
+            weight: warp.weight.map(|_| weight),
+            bias: warp.bias.map(|bias| bias.map(|b| b.zeros_like())),
+            ..warp
+        });
+    }
+    let warped = net.forward(x.clone());
+    net.encoder
+        .blocks
+        .iter_mut()
+        .for_each(|block| block.warp = None);
+    let apart = (warped - net.forward(x)).abs().max().into_scalar::<f32>();
+    assert!(apart < 1e-4, "{apart}");
 }

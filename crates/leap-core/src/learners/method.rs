@@ -17,6 +17,7 @@ use crate::learners::maml::Maml;
 use crate::learners::no_pretraining::NoPretraining;
 use crate::learners::reptile::Reptile;
 use crate::learners::shifting::{Pulled, Shifting};
+use crate::learners::warp_leap::WarpLeap;
 use crate::space::params::ParamSpace;
 use crate::space::path::LearningPath;
 use crate::tasks::curve::LearningCurve;
@@ -26,8 +27,8 @@ use crate::training::learner::{Learned, MetaLearner};
 
 /// Any of the meta-learners, for comparisons.
 ///
-/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `anil`, `boil`, `maml`, `finetuning`, `reptile-shifting`, `leap-shifting` and
-/// `none`; Leap's settings are
+/// Its names are `leap`, `reptile`, `fomaml`, `fomaml-query`, `anil`, `boil`, `maml`, `finetuning`, `reptile-shifting`, `leap-shifting`,
+/// `warp-leap` and `none`; Leap's settings are
 /// endings: `leap-energy`, `leap-noloss`, `leap-nostab`, `leap-energy-noloss`, …
 ///
 /// ```
@@ -54,6 +55,8 @@ pub enum Method {
     Maml(Maml),
     /// [`Finetuning`].
     Finetuning(Finetuning),
+    /// [`WarpLeap`].
+    WarpLeap(WarpLeap),
     /// [`Shifting`].
     Shifting(Shifting),
     /// [`NoPretraining`].
@@ -76,6 +79,7 @@ impl<M: Module> MetaLearner<M> for Method {
             Self::Boil(learner) => learner.learn(space, inner, model, task),
             Self::Maml(learner) => learner.learn(space, inner, model, task),
             Self::Finetuning(learner) => learner.learn(space, inner, model, task),
+            Self::WarpLeap(learner) => learner.learn(space, inner, model, task),
             Self::Shifting(learner) => learner.learn(space, inner, model, task),
             Self::NoPretraining(learner) => learner.learn(space, inner, model, task),
         }
@@ -91,13 +95,15 @@ impl<M: Module> MetaLearner<M> for Method {
         match self {
             Self::Anil(learner) => learner.adapt(inner, model, task, path),
             Self::Boil(learner) => learner.adapt(inner, model, task, path),
+            Self::WarpLeap(learner) => learner.adapt(inner, model, task, path),
             _ => inner.run(model, task, path),
         }
     }
 
     fn stacks(&self) -> bool {
-        // MAML goes back over a model's steps, which it places by itself; shifting has several models already.
-        !matches!(self, Self::Maml(_) | Self::Shifting(_))
+        // MAML goes back over a model's steps, which it places by itself; shifting has several models already; the path of
+        // Warp-Leap is through a part of its space.
+        !matches!(self, Self::Maml(_) | Self::Shifting(_) | Self::WarpLeap(_))
     }
 }
 
@@ -181,6 +187,7 @@ impl fmt::Display for Method {
             Self::Boil(_) => f.write_str("boil"),
             Self::Maml(_) => f.write_str("maml"),
             Self::Finetuning(_) => f.write_str("finetuning"),
+            Self::WarpLeap(_) => f.write_str("warp-leap"),
             Self::NoPretraining(_) => f.write_str("none"),
         }
     }
@@ -199,6 +206,7 @@ impl FromStr for Method {
             Self::Maml(Maml::new()),
             Self::Finetuning(Finetuning),
             Self::Shifting(Shifting::reptile()),
+            Self::WarpLeap(WarpLeap::default()),
             Self::NoPretraining(NoPretraining),
         ];
         let shifting = Self::leap_variants().filter_map(|variant| match variant {
@@ -209,7 +217,7 @@ impl FromStr for Method {
         all.find(|method| method.to_string() == name).ok_or_else(|| {
             Error::InvalidSetting(format!(
                 "there is no method `{name}`; there are leap, reptile, fomaml, fomaml-query, anil, boil, maml, \
-                 finetuning, reptile-shifting, leap-shifting and none, and for leap the endings -energy, -noloss and -nostab, in this order"
+                 finetuning, reptile-shifting, leap-shifting, warp-leap and none, and for leap the endings -energy, -noloss and -nostab, in this order"
             ))
         })
     }
@@ -246,6 +254,7 @@ mod tests {
             "reptile-shifting",
             "leap-shifting",
             "leap-energy-noloss-shifting",
+            "warp-leap",
             "none",
         ];
         for name in names {
