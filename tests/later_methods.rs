@@ -442,7 +442,9 @@ fn shifting_moves_the_initialization_and_all_trajectories_at_each_step() {
         let mut init: Vec<f64> = space.point(&origin).unwrap().to_vec().unwrap();
         let start = init.clone();
         let mut models = Vec::from_iter((0..count).map(|_| task_copy(&origin)));
-        let mut last: Vec<Option<(Vec<f64>, f64, Vec<f64>)>> = vec![None; count];
+        // Parameters, loss and gradient.
+        type Point = (Vec<f64>, f64, Vec<f64>);
+        let mut last: Vec<Option<Point>> = vec![None; count];
         let mut means = Vec::new();
         for _ in 0..rounds {
             let mut pull = vec![0.0; init.len()];
