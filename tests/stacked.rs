@@ -689,21 +689,24 @@ fn on_every_device() {
         assert!(six <= two + two / 2, "{name}: {two} kernels grew to {six}");
         let is_counted = !name.starts_with("remote") && !leap_core::is_cpu(device);
         assert_eq!(two > 0, is_counted, "{name}");
+        // Where memory can be looked at, what is left of it after a hundred meta-steps is what was left after two.
+        if device.memory_pool_usage().is_none() {
+            continue;
+        }
         let mut run = trainer(0.02).with_task_batch(5).begin(init).unwrap();
         let mut used = |meta_steps: usize| {
             for _ in 0..meta_steps {
                 run.step(&tasks.train, &lanes).unwrap();
             }
             device.memory_cleanup();
-            device.memory_pool_usage().map(|used| used.bytes_in_use)
+            let used = device.memory_pool_usage();
+            used.map_or(0, |used| used.bytes_in_use)
         };
-        let (after_two, after_more) = (used(2), used(10));
-        println!("{name}: {after_two:?} bytes in use after 2 meta-steps, {after_more:?} after 12");
-        if let (Some(before), Some(after)) = (after_two, after_more) {
-            assert!(
-                after <= before + before / 10,
-                "{name}: {before} grew to {after}"
-            );
-        }
+        let (before, after) = (used(2), used(98));
+        println!("{name}: {before} bytes in use after 2 meta-steps, {after} after 100");
+        assert!(
+            after <= before + before / 10,
+            "{name}: {before} grew to {after}"
+        );
     }
 }
