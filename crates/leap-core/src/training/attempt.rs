@@ -99,19 +99,20 @@ impl<L: Clone> MetaTrainer<L> {
         }
         let open = (0..attempts.len()).filter(|place| results[*place].is_none());
         let open: Vec<usize> = open.collect();
-        // Groups of tasks that may be trained as one, and whether they are known to fit together.
+        // Groups of tasks that may be trained as one, and what they have in common, once that is known.
         let mut groups = match plans.are_mixed(false) {
             true => self.groups(attempts, &open, init),
-            false => vec![(open, false)],
+            false => vec![(None, open)],
         };
-        while let Some((places, fit)) = groups.pop() {
+        while let Some((kind, places)) = groups.pop() {
             let group = Vec::from_iter(places.iter().map(|place| &attempts[*place]));
-            let (mut together, count) = match self.train_together(&group, init, plans)? {
+            let together = self.train_together(&group, kind.as_ref(), init, plans)?;
+            let (mut together, count) = match together {
                 Together::Trained(trained) => {
                     let count = trained.len();
                     (trained.into_iter(), count)
                 }
-                Together::Differ if !fit => {
+                Together::Differ if kind.is_none() => {
                     plans.are_mixed(true);
                     groups.extend(self.groups(attempts, &places, init));
                     continue;
@@ -120,7 +121,7 @@ impl<L: Clone> MetaTrainer<L> {
             };
             let (now, later) = places.split_at(count);
             if !later.is_empty() {
-                groups.push((later.to_vec(), fit));
+                groups.push((kind, later.to_vec()));
             }
             // Each as soon as it is there: what is finished is saved.
             for place in now {
@@ -260,8 +261,8 @@ impl<L: Clone> MetaTrainer<L> {
         attempts: &[Attempt<S>],
         places: &[usize],
         init: &M,
-    ) -> Vec<(Vec<usize>, bool)> {
-        let mut kinds: Vec<(Option<Kind>, Vec<usize>)> = Vec::new();
+    ) -> Vec<(Option<Kind>, Vec<usize>)> {
+        let mut groups: Vec<(Option<Kind>, Vec<usize>)> = Vec::new();
         for place in places {
             let kind = fenced(|| self.kind(&attempts[*place], init));
             let kind = kind.ok().and_then(Result::ok);
@@ -269,13 +270,13 @@ impl<L: Clone> MetaTrainer<L> {
                 (Some(known), Some(kind)) => known.fits(kind),
                 _ => false,
             };
-            match kinds.iter_mut().find(same) {
+            match groups.iter_mut().find(same) {
                 Some((_, places)) => places.push(*place),
-                None => kinds.push((kind, vec![*place])),
+                None => groups.push((kind, vec![*place])),
             }
         }
-        let groups = kinds.into_iter().rev();
-        groups.map(|(_, places)| (places, true)).collect()
+        groups.reverse();
+        groups
     }
 
     /// What of a task others have to have, too, to be trained with it.
@@ -290,10 +291,11 @@ impl<L: Clone> MetaTrainer<L> {
         Kind::of(&recorder, &mut task, &model)
     }
 
-    /// Trains the first of `attempts` as one, as many of them as there is memory for.
+    /// Trains the first of `attempts`, whose kind may be known, as one, as many of them as there is memory for.
     fn train_together<M: Module, S: TaskSet<M>>(
         &self,
         attempts: &[&Attempt<S>],
+        known: Option<&Kind>,
         init: &M,
         plans: &Plans,
     ) -> Result<Together<M>, Error>
@@ -303,7 +305,7 @@ impl<L: Clone> MetaTrainer<L> {
         if attempts.len() < 2 || plans.are_hopeless() {
             return Ok(Together::Alone);
         }
-        let mut kind = None;
+        let mut found = None;
         // A task that is not made for it may do anything where it has no values to work with.
         let trained = fenced(|| {
             let inner = self.inner(attempts[0].context.seed.purpose);
@@ -314,9 +316,12 @@ impl<L: Clone> MetaTrainer<L> {
             if inner.stopping.is_some() {
                 return Err(Unstackable::new("early stopping").into());
             }
-            let kind = kind.insert(self.kind(attempts[0], init)?);
+            let kind = match known {
+                Some(kind) => kind,
+                None => found.insert(self.kind(attempts[0], init)?),
+            };
             let plan = match plans.get(kind) {
-                Some(known) => known,
+                Some(plan) => plan,
                 None => plans.found(kind, Some(self.plan(attempts, init)?)),
             };
             let Some(plan) = plan else {
@@ -348,7 +353,7 @@ impl<L: Clone> MetaTrainer<L> {
                 log::info!("{} tasks are not trained at once: {why}", attempts.len());
                 return Ok(Together::Differ);
             }
-            _ if plans.give_up(kind.as_ref()) => {
+            _ if plans.give_up(known.or(found.as_ref())) => {
                 log::warn!("tasks are trained one by one, and not at once: {source}");
             }
             _ => {}
