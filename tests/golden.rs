@@ -55,12 +55,15 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 fn check<M: Predict<Tensor<D>>, const D: usize>(what: &str, golden: &Golden, empty: M) {
     let init = golden.load(empty, "init");
     let (_, steps) = golden.size();
+    // Ten times what rounding the factors of products may come to, where that is more.
+    let roundoff = 10.0 * leap_core::product_roundoff(&init.devices()[0]);
+    let tolerance = TOLERANCE.max(roundoff);
     let mut worst: f64 = 0.0;
     for optimizer in ["sgd", "momentum", "adam"] {
         for (variant, leap) in variants() {
             let key = format!("leap/{optimizer}/{variant}");
             worst = worst.max(deviation(what, golden, &init, leap, &key, steps));
-            assert!(worst < TOLERANCE, "{what} {key}: off by {worst:e}");
+            assert!(worst < tolerance, "{what} {key}: off by {worst:e}");
         }
     }
     println!("{what}: Leap's 24 meta-gradients within {worst:.1e} of their norm");
@@ -74,12 +77,15 @@ fn check<M: Predict<Tensor<D>>, const D: usize>(what: &str, golden: &Golden, emp
     ];
     for (name, method) in first_order {
         let error = deviation(what, golden, &init, method, &format!("{name}/sgd"), steps);
-        assert!(error < TOLERANCE, "{what} {name}: off by {error:e}");
+        assert!(error < tolerance, "{what} {name}: off by {error:e}");
         println!("{what}: {name} within {error:.1e}");
     }
     if golden.has("maml5/") {
         let error = deviation(what, golden, &init, Maml::new(), "maml5/sgd", 5);
-        assert!(error < MAML_TOLERANCE, "{what} MAML: off by {error:e}");
+        assert!(
+            error < MAML_TOLERANCE.max(roundoff),
+            "{what} MAML: off by {error:e}"
+        );
         println!("{what}: MAML within {error:.1e}");
     }
 }
@@ -106,9 +112,10 @@ fn deviation<M: Predict<Tensor<D>>, L: MetaLearner<M>, const D: usize>(
             .unwrap();
         let losses = golden.values(&format!("losses/{optimizer}/task{task}")).0;
         assert_eq!(learned.curve.loss.len(), steps);
+        let tolerance = (10.0 * leap_core::product_roundoff(&device)).max(1e-5);
         for (step, (ours, theirs)) in learned.curve.loss.iter().zip(&losses).enumerate() {
             assert!(
-                (ours - f64::from(*theirs)).abs() < 1e-5 * theirs.abs() as f64,
+                (ours - f64::from(*theirs)).abs() < tolerance * theirs.abs() as f64,
                 "{what} {optimizer} task {task} step {step}: loss {ours}, not {theirs}"
             );
         }

@@ -67,7 +67,9 @@ mod tasks;
 mod training;
 
 pub use devices::cluster::{Cluster, Summation};
-pub use devices::device::{available_devices, describe_device, device, devices, is_cpu};
+pub use devices::device::{
+    available_devices, describe_device, device, devices, is_cpu, product_roundoff,
+};
 pub use devices::generator::with_device_seed;
 pub use devices::lanes::Lanes;
 #[cfg(feature = "mpi")]

@@ -104,6 +104,17 @@ fn backend(device: &Device) -> String {
     shown[..end].to_string()
 }
 
+/// The unit roundoff of the device's products of float32 matrices: 2⁻²⁴, and on CUDA 2⁻¹¹. There Burn's autotuner may take
+/// kernels for tensor cores, which round both factors to TF32; Burn 0.22 has no setting against it.
+pub fn product_roundoff(device: &Device) -> f64 {
+    let shown = format!("{:?}", device.clone().without_autodiff().as_dispatch());
+    let digits = match shown.contains("Cuda") {
+        true => 11,
+        false => 24,
+    };
+    0.5_f64.powi(digits)
+}
+
 /// What the device calls itself, such as the GPU's product name.
 pub fn describe_device(device: &Device) -> String {
     #[cfg(any(

@@ -10,6 +10,7 @@
 //! first dimension. An optimizer that moves each number by itself moves it as it is, and a path through the space of its
 //! parameters is as many paths.
 
+mod groups;
 mod play;
 mod record;
 mod stack;

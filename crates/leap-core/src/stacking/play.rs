@@ -20,7 +20,8 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{BoolDType, DType, Device, Int, IntDType, Shape, Slice, Tensor, TensorData};
 
 use super::Unstackable;
-use crate::devices::device::is_cpu;
+use super::groups::GroupedConv;
+use crate::devices::device::{is_cpu, is_remote};
 
 /// A tensor of all tasks.
 #[derive(Clone, Debug)]
@@ -68,6 +69,7 @@ pub(super) struct Player {
     tasks: usize,
     device: Device,
     is_cpu: bool,
+    is_remote: bool,
     types: Types,
     values: HashMap<TensorId, Value>,
     /// By the id of the layer's running mean.
@@ -230,6 +232,7 @@ impl Player {
             tasks,
             device: device.clone(),
             is_cpu: is_cpu(device),
+            is_remote: is_remote(device),
             types,
             values: HashMap::new(),
             norms,
@@ -630,9 +633,16 @@ impl Player {
             Op::Conv2d(op) => {
                 let options: ConvOptions<2> = op.options.clone().into();
                 let groups = options.groups;
-                let conv = |x, weight, bias, groups| {
+                // A worker has Burn's own operations.
+                let own = !self.is_cpu && !self.is_remote;
+                let conv = |x, weight, bias: Option<DispatchTensor>, groups| {
                     let options = options.clone();
-                    Dispatch::conv2d(x, weight, bias, ConvOptions { groups, ..options })
+                    let options = ConvOptions { groups, ..options };
+                    match (own, bias) {
+                        (false, bias) => Dispatch::conv2d(x, weight, bias, options),
+                        (true, None) => Dispatch::grouped_conv(x, weight, options),
+                        (true, Some(b)) => Dispatch::grouped_conv_with_bias(x, weight, b, options),
+                    }
                 };
                 self.convolve(&op.x, &op.weight, op.bias.as_ref(), &op.out, groups, conv)?;
             }
