@@ -21,9 +21,7 @@ program() { # NAME CARGO-ARGUMENTS: the path of what Cargo builds
 
 rm -rf "$out" "$out.tar.xz"
 mkdir -p "$out"
-cp "$(program devices build --example devices)" "$out/devices"
 cp "$(program parity test --no-run --test parity)" "$out/parity"
-cp "$(program stacked test --no-run --test stacked)" "$out/at-once"
 cp "$(program stacked bench --no-run --profile dev --bench stacked)" "$out/stacked"
 strip "$out"/*
 cp benches/gpu.py benches/jax_vmap.py "$out"
@@ -34,22 +32,20 @@ set -u
 cd "\$(dirname "\$0")"
 device=\${1:-$backend}
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null
-echo && echo "== devices" && ./devices
-echo && echo "== backends against each other" && LEAP_REQUIRE=\${device%%:*} ./parity --nocapture
-echo && echo "== tasks at once against one by one" && ./at-once --nocapture on_every_device
 echo && echo "== speed of tasks at once" && ./stacked "\$device" 1,5,20 64 20 5
 for python in \${PYTHON:-python3}; do
   echo && echo "== PyTorch and JAX on the same GPU, task steps a second"
   for tasks in 1 5 20; do "\$python" gpu.py "\$tasks" || true; done
 done
+echo && echo "== backends against each other" && LEAP_REQUIRE=\${device%%:*} ./parity --nocapture
 RUN
 chmod +x "$out/run"
 # The programs have most of their code in common, and a dictionary of that size finds it again.
-tar c -C "$(dirname "$out")" "$(basename "$out")" | xz --x86 --lzma2=preset=9,dict=640MiB > "$out.tar.xz"
+tar c -C "$(dirname "$out")" "$(basename "$out")" | xz --x86 --lzma2=preset=4,dict=640MiB > "$out.tar.xz"
 size=$(stat -c %s "$out.tar.xz")
 echo "$out.tar.xz: $((size / 1024 / 1024)) MiB"
 [ "$size" -le "$most" ] || { echo "it is larger than $((most / 1024 / 1024)) MiB" && exit 1; }
 # A machine without a driver is told so in a line.
 if ! compgen -G '/dev/nvidia*' > /dev/null && [ "$backend" = cuda ]; then
-  "$out/devices" --seconds 0 cuda
+  "$out/stacked" cuda || true
 fi

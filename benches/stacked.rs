@@ -31,7 +31,10 @@ struct Measured {
 fn main() {
     let arg = leap_tests::arguments();
     let number = |i: usize, default: &str| arg(i, default).parse::<usize>().expect("a number");
-    let device = leap_core::device(&arg(0, "flex")).expect("a device of this build");
+    let device = leap_core::device(&arg(0, "flex")).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        std::process::exit(1)
+    });
     let counts = arg(1, "1,5,20");
     let counts = counts
         .split(',')
