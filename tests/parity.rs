@@ -445,6 +445,7 @@ fn compare<M: Predict<Tensor<D>>, const D: usize>(
 #[test]
 fn every_backend_computes_the_same() {
     let home = Device::flex().autodiff();
+    assert_eq!(product_roundoff(&home), U);
     let all = devices();
     let mut table = Table::new();
 

@@ -105,7 +105,8 @@ fn backend(device: &Device) -> String {
 }
 
 /// The unit roundoff of the device's products of float32 matrices: 2⁻²⁴, and on CUDA 2⁻¹¹. There Burn's autotuner may take
-/// kernels for tensor cores, which round both factors to TF32; Burn 0.22 has no setting against it.
+/// kernels for tensor cores, which round both factors to TF32; Burn 0.22 has no setting against it. What a worker's device
+/// does is not known, and 2⁻²⁴ is said.
 pub fn product_roundoff(device: &Device) -> f64 {
     let shown = format!("{:?}", device.clone().without_autodiff().as_dispatch());
     let digits = match shown.contains("Cuda") {
