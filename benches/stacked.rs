@@ -59,11 +59,11 @@ fn main() {
     let mib =
         |bytes: Option<u64>| bytes.map_or("–".into(), |b| format!("{:.0}", b as f64 / 1048576.0));
     for count in counts {
+        let alone = measure(&device, &init, &tasks, [count, 1], steps, meta_steps);
+        let at_once = measure(&device, &init, &tasks, [count, count], steps, meta_steps);
         // After two steps of a task. Training at the paper's learning rate multiplies any difference, rounding too.
         let [one, other] =
             [1, count].map(|at_once| measure(&device, &init, &tasks, [count, at_once], 2, 0).first);
-        let alone = measure(&device, &init, &tasks, [count, 1], steps, meta_steps);
-        let at_once = measure(&device, &init, &tasks, [count, count], steps, meta_steps);
         let pairs = other.iter().zip(&one);
         let start = floats(&init);
         let moved = one.iter().zip(&start);

@@ -33,7 +33,7 @@ use leap_core::{
     TaskSet, product_roundoff, reinitialize, run_rng, task_copy,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer, ConvNetConfig, MlpConfig};
-use leap_tests::devices;
+use leap_tests::{apart, devices};
 use rand::Rng;
 
 const CLASSES: usize = 5;
@@ -365,13 +365,8 @@ fn compare<M: Predict<Tensor<D>>, const D: usize>(
     let reference = measure(&exact, &family(DType::F64, None), &methods);
     let tolerances = |roundoff: f64| {
         // Products may round their factors more than sums round their terms.
-        let size = ((longest_sum as f64) * U * U
-            + if roundoff > U {
-                roundoff * roundoff
-            } else {
-                0.0
-            })
-        .sqrt();
+        let of_products = if roundoff > U { roundoff } else { 0.0 };
+        let size = ((longest_sum as f64).sqrt() * U).hypot(of_products);
         let mut tolerances: BTreeMap<&Key, f64> = BTreeMap::new();
         for trial in 0..TRIALS {
             let rng = run_rng(trial, "rounding errors");
@@ -504,13 +499,6 @@ fn every_backend_computes_the_same() {
         println!("| {backend} | {device} | {} |", cells.join(" | "));
     }
     assert!(beyond.is_empty(), "beyond rounding:\n{}", beyond.join("\n"));
-}
-
-/// The distance of two vectors, relative to the second's length.
-fn apart(a: &[f32], b: &[f32]) -> f64 {
-    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
-    (difference / norm(&mut b.iter().copied())).sqrt()
 }
 
 /// Numbers from -1 to 1.

@@ -21,7 +21,7 @@ use leap_models::{ActorCriticConfig, ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
 use leap_tasks::rl::{A2cConfig, CartPoles};
-use leap_tests::{cpu_devices, floats};
+use leap_tests::{apart, cpu_devices, floats};
 
 fn mlp(device: &Device) -> Mlp {
     let mlp = MlpConfig::new(vec![1, 16, 16, 1]).init(device).unwrap();
@@ -42,13 +42,6 @@ fn omniglot() -> OmniglotSplits {
         .with_classes(5)
         .with_train_alphabets(8);
     config.init(Omniglot::bundled().unwrap()).unwrap()
-}
-
-/// The distance of two vectors, relative to the second's length.
-fn apart(a: &[f32], b: &[f32]) -> f64 {
-    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>();
-    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
-    (difference / norm(&mut b.iter().copied())).sqrt()
 }
 
 /// What is measured of tasks, of which numbers may be off by so much.

@@ -419,3 +419,10 @@ pub fn floats<M: Module>(model: &M) -> Vec<f32> {
     model.visit(&mut values);
     values.0
 }
+
+/// The distance of two vectors, relative to the second's length.
+pub fn apart(a: &[f32], b: &[f32]) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>();
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    (difference / norm(&mut b.iter().copied())).sqrt()
+}

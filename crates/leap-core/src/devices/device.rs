@@ -97,9 +97,19 @@ pub(crate) fn is_remote(device: &Device) -> bool {
     backend(device) == "Remote"
 }
 
+/// Whether the device is of a GPU's backend that this crate was built for.
+pub(crate) fn is_cube(device: &Device) -> bool {
+    cfg!(feature = "cube") && backend(device) == "Cube"
+}
+
+/// The device in Burn's words.
+fn shown(device: &Device) -> String {
+    format!("{:?}", device.clone().without_autodiff().as_dispatch())
+}
+
 /// The backend's name in Burn. Which there are is up to Burn's features, which may be more than this crate's.
 fn backend(device: &Device) -> String {
-    let shown = format!("{:?}", device.clone().without_autodiff().as_dispatch());
+    let shown = shown(device);
     let end = shown.find('(').unwrap_or(shown.len());
     shown[..end].to_string()
 }
@@ -108,8 +118,7 @@ fn backend(device: &Device) -> String {
 /// kernels for tensor cores, which round both factors to TF32; Burn 0.22 has no setting against it. What a worker's device
 /// does is not known, and 2⁻²⁴ is said.
 pub fn product_roundoff(device: &Device) -> f64 {
-    let shown = format!("{:?}", device.clone().without_autodiff().as_dispatch());
-    let digits = match shown.contains("Cuda") {
+    let digits = match shown(device).contains("Cuda") {
         true => 11,
         false => 24,
     };
@@ -118,14 +127,7 @@ pub fn product_roundoff(device: &Device) -> f64 {
 
 /// What the device calls itself, such as the GPU's product name.
 pub fn describe_device(device: &Device) -> String {
-    #[cfg(any(
-        feature = "wgpu",
-        feature = "vulkan",
-        feature = "metal",
-        feature = "webgpu",
-        feature = "cuda",
-        feature = "rocm"
-    ))]
+    #[cfg(feature = "cube")]
     if backend(device) == "Cube"
         && let Some(identity) = device.identity()
     {

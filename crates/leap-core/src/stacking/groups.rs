@@ -5,8 +5,6 @@
 //! (Goodfellow: "Technical report: Multidimensional, Downsampled Convolution for Autoencoders", 2010, of which groups
 //! are the plain continuation).
 
-#![allow(deprecated)] // Burn prefers flex to ndarray; the latter is served as long as it is there.
-
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -17,8 +15,7 @@ use burn::tensor::{Shape, Slice};
 
 /// Images are `[batch, groups * channels, height, width]`, weights `[groups * filters, channels, height, width]`.
 #[backend_extension(
-    Cube: cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal", feature = "webgpu", feature = "cuda",
-                  feature = "rocm")),
+    Cube: cfg(feature = "cube"),
     Flex: cfg(feature = "flex"),
     Autodiff
 )]
@@ -41,14 +38,7 @@ pub(super) trait GroupedConv: Backend {
     }
 }
 
-#[cfg(any(
-    feature = "wgpu",
-    feature = "vulkan",
-    feature = "metal",
-    feature = "webgpu",
-    feature = "cuda",
-    feature = "rocm"
-))]
+#[cfg(feature = "cube")]
 impl GroupedConv for burn::backend::Cube {}
 
 #[cfg(feature = "flex")]
@@ -80,21 +70,31 @@ impl<B: Backend, const N: usize> Backward<B, N> for GroupedConvBackward {
     }
 }
 
+/// `forward` with its backward pass.
+fn tracked<B: Backend, C: CheckpointStrategy, const N: usize>(
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    options: ConvOptions<2>,
+    forward: impl FnOnce([FloatTensor<B>; N], ConvOptions<2>) -> FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let nodes = inputs.each_ref().map(|input| input.node());
+    let inputs = inputs.map(|input| input.into_primitive());
+    let y = forward(inputs.clone(), options.clone());
+    let prepared = Backward::<B, N>::prepare::<C>(GroupedConvBackward, nodes);
+    match prepared.compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((inputs, options), y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    }
+}
+
 impl<B: GroupedConv, C: CheckpointStrategy> GroupedConv for Autodiff<B, C> {
     fn grouped_conv(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        let nodes = [x.node(), weight.node()];
-        let inputs = [x, weight].map(|t| t.into_primitive());
-        let [x, weight] = inputs.clone();
-        let y = B::grouped_conv(x, weight, options.clone());
-        let prepared = Backward::<B, 2>::prepare::<C>(GroupedConvBackward, nodes);
-        match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((inputs, options), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        tracked::<B, C, 2>([x, weight], options, |[x, weight], options| {
+            B::grouped_conv(x, weight, options)
+        })
     }
 
     fn grouped_conv_with_bias(
@@ -103,15 +103,9 @@ impl<B: GroupedConv, C: CheckpointStrategy> GroupedConv for Autodiff<B, C> {
         bias: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self> {
-        let nodes = [x.node(), weight.node(), bias.node()];
-        let inputs = [x, weight, bias].map(|t| t.into_primitive());
-        let [x, weight, bias] = inputs.clone();
-        let y = B::grouped_conv_with_bias(x, weight, bias, options.clone());
-        let prepared = Backward::<B, 3>::prepare::<C>(GroupedConvBackward, nodes);
-        match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((inputs, options), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
-        }
+        tracked::<B, C, 3>([x, weight, bias], options, |[x, weight, bias], options| {
+            B::grouped_conv_with_bias(x, weight, bias, options)
+        })
     }
 }
 

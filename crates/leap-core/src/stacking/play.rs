@@ -21,7 +21,7 @@ use burn::tensor::{BoolDType, DType, Device, Int, IntDType, Shape, Slice, Tensor
 
 use super::Unstackable;
 use super::groups::GroupedConv;
-use crate::devices::device::{is_cpu, is_remote};
+use crate::devices::device::{is_cpu, is_cube};
 
 /// A tensor of all tasks.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ pub(super) struct Player {
     tasks: usize,
     device: Device,
     is_cpu: bool,
-    is_remote: bool,
+    is_cube: bool,
     types: Types,
     values: HashMap<TensorId, Value>,
     /// By the id of the layer's running mean.
@@ -232,7 +232,7 @@ impl Player {
             tasks,
             device: device.clone(),
             is_cpu: is_cpu(device),
-            is_remote: is_remote(device),
+            is_cube: is_cube(device),
             types,
             values: HashMap::new(),
             norms,
@@ -633,8 +633,8 @@ impl Player {
             Op::Conv2d(op) => {
                 let options: ConvOptions<2> = op.options.clone().into();
                 let groups = options.groups;
-                // A worker has Burn's own operations.
-                let own = !self.is_cpu && !self.is_remote;
+                // Other backends, and workers, have Burn's own operations.
+                let own = self.is_cube;
                 let conv = |x, weight, bias: Option<DispatchTensor>, groups| {
                     let options = options.clone();
                     let options = ConvOptions { groups, ..options };
