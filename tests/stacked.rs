@@ -660,7 +660,7 @@ fn on_every_device() {
         let what = format!("Omniglot on {name}");
         compare(
             &what,
-            &trainer(0.02),
+            &trainer(0.005),
             &init,
             &tasks.train,
             &tasks.test,
@@ -685,6 +685,30 @@ fn on_every_device() {
         assert!(six <= two + two / 2, "{name}: {two} kernels grew to {six}");
         let is_counted = !name.starts_with("remote") && !leap_core::is_cpu(device);
         assert_eq!(two > 0, is_counted, "{name}");
+        // The steps of long tasks are captured on GPUs, and are as they were.
+        let long = |steps: usize| trainer(0.01).with_task_steps(steps);
+        compare(
+            &format!("long sinusoids on {name}"),
+            &long(30),
+            &mlp(device),
+            &sinusoids,
+            &sinusoids,
+            (50.0 * roundoff).max(1e-3),
+        );
+        let launches = |steps: usize| {
+            let trainer = long(steps).with_task_batch(5);
+            let mut run = trainer.begin(mlp(device)).unwrap();
+            run.step(&sinusoids, &lanes).unwrap();
+            let launches = leap_tests::Launches::new();
+            run.step(&sinusoids, &lanes).unwrap();
+            launches.count()
+        };
+        let few = (launches(20) - launches(10)) as f64 / 10.0;
+        let many = (launches(60) - launches(30)) as f64 / 30.0;
+        println!(
+            "{name}: {few:.1} kernels launched in a step of short tasks, {many:.1} of long ones"
+        );
+        assert!(!is_counted || many < 0.8 * few, "{name}: {few} and {many}");
         // Where memory can be looked at, what is left of it after a hundred meta-steps is what was left after two.
         if device.memory_pool_usage().is_none() {
             continue;

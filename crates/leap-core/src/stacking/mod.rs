@@ -10,12 +10,15 @@
 //! first dimension. An optimizer that moves each number by itself moves it as it is, and a path through the space of its
 //! parameters is as many paths.
 
-mod groups;
+mod ahead;
+mod captured;
+mod conv;
 mod play;
 mod record;
 mod stack;
 mod task;
 
+pub(crate) use ahead::Own;
 pub(crate) use record::{Recorder, fenced};
 pub(crate) use task::{Kind, Plan, Plans, StackedTask};
 

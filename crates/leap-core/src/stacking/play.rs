@@ -2,8 +2,8 @@
 //!
 //! A tensor of the record has one dimension more when it is played, the tasks, which comes first: elementwise operations are
 //! as they were, others act on the dimension behind. Convolutions and normalization have another layout, in which the tasks
-//! lie side by side as channels, `[batch, tasks * channels, ..]`: a convolution of all tasks is one with as many groups, and
-//! nothing is moved between it and the normalization, pooling and elementwise operations that follow it.
+//! lie side by side as channels, and these come first, `[tasks * channels, batch, ..]`: each channel is a row, and nothing is
+//! moved between a convolution and the normalization, pooling and elementwise operations that follow it.
 
 use std::collections::HashMap;
 
@@ -20,14 +20,14 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{BoolDType, DType, Device, Int, IntDType, Shape, Slice, Tensor, TensorData};
 
 use super::Unstackable;
-use super::groups::GroupedConv;
+use super::conv::{Geometry, Tables};
 use crate::devices::device::{is_cpu, is_cube};
 
 /// A tensor of all tasks.
 #[derive(Clone, Debug)]
 pub(super) struct Value {
     pub tensor: DispatchTensor,
-    /// Whether the tasks are channels, `[batch, tasks * channels, ..]`, and not the first dimension.
+    /// Whether the tasks are channels, `[tasks * channels, batch, ..]`, and not a dimension of their own.
     pub joined: bool,
 }
 
@@ -75,6 +75,53 @@ pub(super) struct Player {
     /// By the id of the layer's running mean.
     norms: HashMap<TensorId, Normalization>,
     pub statistics: HashMap<TensorId, BatchStatistics>,
+    /// What the convolutions of earlier steps had.
+    pub tables: HashMap<Geometry, Tables>,
+}
+
+/// A constant of a record on the device, of all tasks.
+#[derive(Clone, Debug)]
+pub(super) struct Constant {
+    numbers: Numbers,
+    shape: Shape,
+}
+
+#[derive(Clone, Debug)]
+enum Numbers {
+    Float(Tensor<1>),
+    Int(Tensor<1, Int>),
+}
+
+impl Constant {
+    /// On `device`, which is without autodiff.
+    pub fn upload(data: TensorData, device: &Device) -> Result<Self, Unstackable> {
+        let (shape, dtype) = (data.shape().clone(), data.dtype());
+        let flat = Shape::new([shape.num_elements()]);
+        let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
+        let numbers = match dtype {
+            dtype if dtype.is_float() => Numbers::Float(Tensor::from_data(data, (device, dtype))),
+            dtype if dtype.is_int() || dtype.is_uint() => {
+                Numbers::Int(Tensor::from_data(data, device))
+            }
+            dtype => return Err(Unstackable::new(format!("constants of {dtype:?}"))),
+        };
+        Ok(Self { numbers, shape })
+    }
+
+    /// Writes another one over it, in place.
+    pub fn assign(&mut self, other: Self) {
+        let all = 0..self.shape.num_elements();
+        match (&mut self.numbers, other.numbers) {
+            (Numbers::Float(old), Numbers::Float(new)) => {
+                old.inplace(|old| old.slice_assign([all], new));
+            }
+            (Numbers::Int(old), Numbers::Int(new)) => {
+                old.inplace(|old| old.slice_assign([all], new));
+            }
+            // Steps that are alike have constants of the same type.
+            (old, new) => *old = new,
+        }
+    }
 }
 
 /// The dimension of the tasks comes first.
@@ -237,6 +284,7 @@ impl Player {
             values: HashMap::new(),
             norms,
             statistics: HashMap::new(),
+            tables: HashMap::new(),
         }
     }
 
@@ -247,23 +295,19 @@ impl Player {
     }
 
     /// Gives a constant of the record its values, one for each task.
-    pub fn upload(&mut self, id: TensorId, data: TensorData) -> Result<(), Unstackable> {
-        let (shape, dtype) = (data.shape().clone(), data.dtype());
-        let flat = Shape::new([shape.num_elements()]);
-        let data = TensorData::from_bytes(data.into_bytes(), flat, dtype);
-        let tensor = match dtype {
-            dtype if dtype.is_float() => {
-                let tensor = Tensor::<1>::from_data(data, (&self.device, dtype)).into_dispatch();
-                Dispatch::float_reshape(tensor, shape)
+    pub fn bind_constant(&mut self, id: TensorId, constant: Constant) {
+        let shape = constant.shape;
+        let tensor = match constant.numbers {
+            Numbers::Float(flat) => {
+                let flat = Tensor::<1>::from_inner(flat).into_dispatch();
+                Dispatch::float_reshape(flat, shape)
             }
-            dtype if dtype.is_int() || dtype.is_uint() => {
-                let tensor = Tensor::<1, Int>::from_data(data, &self.device).into_dispatch();
-                Dispatch::int_reshape(tensor, shape)
+            Numbers::Int(flat) => {
+                let flat = Tensor::<1, Int>::from_inner(flat).into_dispatch();
+                Dispatch::int_reshape(flat, shape)
             }
-            dtype => return Err(Unstackable::new(format!("constants of {dtype:?}"))),
         };
         self.bind(id, tensor);
-        Ok(())
     }
 
     /// The value of a tensor of the record, of shape `[tasks, ..]`.
@@ -294,21 +338,21 @@ impl Player {
         if !value.joined {
             return value.tensor;
         }
-        let dims = [shape[0], self.tasks].into_iter();
-        let dims = dims.chain(shape.iter().skip(1).copied());
+        let dims = [self.tasks, shape[1], shape[0]].into_iter();
+        let dims = dims.chain(shape.iter().skip(2).copied());
         let shape = Shape::from(Vec::from_iter(dims));
         match value.tensor.dtype() {
             dtype if dtype.is_bool() => {
                 let tensor = Dispatch::bool_reshape(value.tensor, shape);
-                Dispatch::bool_swap_dims(tensor, 0, 1)
+                Dispatch::bool_swap_dims(tensor, 1, 2)
             }
             dtype if dtype.is_float() => {
                 let tensor = Dispatch::float_reshape(value.tensor, shape);
-                Dispatch::float_swap_dims(tensor, 0, 1)
+                Dispatch::float_swap_dims(tensor, 1, 2)
             }
             _ => {
                 let tensor = Dispatch::int_reshape(value.tensor, shape);
-                Dispatch::int_swap_dims(tensor, 0, 1)
+                Dispatch::int_swap_dims(tensor, 1, 2)
             }
         }
     }
@@ -320,9 +364,9 @@ impl Player {
             return Ok(value.tensor);
         }
         let shape = &tensor.shape;
-        let dims = [shape[0], self.tasks * shape[1]].into_iter();
+        let dims = [self.tasks * shape[1], shape[0]].into_iter();
         let dims = dims.chain(shape.iter().skip(2).copied());
-        let swapped = Dispatch::float_swap_dims(value.tensor, 0, 1);
+        let swapped = Dispatch::float_swap_dims(value.tensor, 1, 2);
         Ok(Dispatch::float_reshape(
             swapped,
             Shape::from(Vec::from_iter(dims)),
@@ -632,28 +676,23 @@ impl Player {
             Op::BatchNorm(op) => self.batch_norm(op)?,
             Op::Conv2d(op) => {
                 let options: ConvOptions<2> = op.options.clone().into();
-                let groups = options.groups;
-                // Other backends, and workers, have Burn's own operations.
-                let own = self.is_cube;
-                let conv = |x, weight, bias: Option<DispatchTensor>, groups| {
-                    let options = options.clone();
-                    let options = ConvOptions { groups, ..options };
-                    match (own, bias) {
-                        (false, bias) => Dispatch::conv2d(x, weight, bias, options),
-                        (true, None) => Dispatch::grouped_conv(x, weight, options),
-                        (true, Some(b)) => Dispatch::grouped_conv_with_bias(x, weight, b, options),
-                    }
-                };
-                self.convolve(&op.x, &op.weight, op.bias.as_ref(), &op.out, groups, conv)?;
+                let conv = Dispatch::conv2d;
+                self.convolve(
+                    [&op.x, &op.weight, &op.out],
+                    op.bias.as_ref(),
+                    options,
+                    conv,
+                )?;
             }
             Op::Conv1d(op) => {
                 let options: ConvOptions<1> = op.options.clone().into();
-                let groups = options.groups;
-                let conv = |x, weight, bias, groups| {
-                    let options = options.clone();
-                    Dispatch::conv1d(x, weight, bias, ConvOptions { groups, ..options })
-                };
-                self.convolve(&op.x, &op.weight, op.bias.as_ref(), &op.out, groups, conv)?;
+                let conv = Dispatch::conv1d;
+                self.convolve(
+                    [&op.x, &op.weight, &op.out],
+                    op.bias.as_ref(),
+                    options,
+                    conv,
+                )?;
             }
             Op::MaxPool2d(op) => {
                 let x = self.joined(&op.x)?;
@@ -725,40 +764,85 @@ impl Player {
         Ok(())
     }
 
-    /// A convolution of all tasks is one with as many groups. CPUs, to which launches are nothing, have better code for
-    /// the tasks' own.
-    fn convolve(
+    fn convolve<const D: usize>(
         &mut self,
-        x: &TensorIr,
-        weight: &TensorIr,
+        [x, weight, out]: [&TensorIr; 3],
         bias: Option<&TensorIr>,
-        out: &TensorIr,
-        groups: usize,
-        conv: impl Fn(DispatchTensor, DispatchTensor, Option<DispatchTensor>, usize) -> DispatchTensor,
+        options: ConvOptions<D>,
+        conv: impl Fn(
+            DispatchTensor,
+            DispatchTensor,
+            Option<DispatchTensor>,
+            ConvOptions<D>,
+        ) -> DispatchTensor,
     ) -> Result<(), Unstackable> {
-        let (tasks, channels) = (self.tasks, x.shape[1]);
-        let mut dims = Vec::from_iter(weight.shape.iter().copied());
-        let filters = dims[0];
-        dims[0] *= tasks;
+        let tasks = self.tasks;
+        let [images, channels] = [x.shape[0], x.shape[1]];
+        let filters = weight.shape[0];
+        let geometry = Geometry::new(&x.shape, &weight.shape, &out.shape, &options);
         let x = self.joined(x)?;
-        let weight = Dispatch::float_reshape(self.leading(weight)?, Shape::from(dims));
+        let of_weight = self.leading(weight)?;
         let bias = bias.map(|bias| self.leading(bias)).transpose()?;
-        let bias = bias.map(|b| Dispatch::float_reshape(b, Shape::new([tasks * filters])));
-        let y = match self.is_cpu {
-            false => conv(x, weight, bias, groups * tasks),
-            true => {
-                let part = |tensor: &DispatchTensor, dim: usize, task: usize, size: usize| {
-                    let mut slices = vec![Slice::new(0, None, 1); tensor.shape().num_dims()];
-                    let (first, end) = (task * size, (task + 1) * size);
-                    slices[dim] = Slice::new(first as isize, Some(end as isize), 1);
-                    Dispatch::float_slice(tensor.clone(), &slices)
+        let y = match (self.is_cube, self.is_cpu) {
+            (true, _) => {
+                let groups = tasks * options.groups;
+                let rows = Shape::new([
+                    tasks * channels,
+                    x.shape().num_elements() / (tasks * channels),
+                ]);
+                let size = weight.shape.num_elements() / filters;
+                let count = out.shape.num_elements() / filters;
+                let parts = Shape::new([groups, filters / options.groups, size]);
+                let of_weight = Dispatch::float_reshape(of_weight, parts);
+                let tables = self.tables.entry(geometry);
+                let tables = tables.or_insert_with_key(|of| Tables::new(of, &self.device));
+                let y = tables.conv(Dispatch::float_reshape(x, rows), of_weight);
+                // A row for each channel: what follows is not to be fused with the product, of which Burn would then have
+                // to tune many more kernels.
+                let y = Dispatch::float_reshape(y, Shape::new([tasks * filters, count]));
+                let y = match bias {
+                    None => y,
+                    Some(bias) => {
+                        let bias = Dispatch::float_reshape(bias, Shape::new([tasks * filters, 1]));
+                        Dispatch::float_add(y, bias)
+                    }
                 };
-                let each = (0..tasks).map(|task| {
-                    let bias = bias.as_ref().map(|bias| part(bias, 0, task, filters));
-                    let x = part(&x, 1, task, channels);
-                    conv(x, part(&weight, 0, task, filters), bias, groups)
-                });
-                Dispatch::float_cat(each.collect(), 1)
+                let dims = [tasks * filters, images].into_iter();
+                let dims = dims.chain(out.shape.iter().skip(2).copied());
+                Dispatch::float_reshape(y, Shape::from(Vec::from_iter(dims)))
+            }
+            // Other backends, and workers, have Burn's own operations.
+            (false, is_cpu) => {
+                let mut dims = Vec::from_iter(weight.shape.iter().copied());
+                dims[0] *= tasks;
+                let x = Dispatch::float_swap_dims(x, 0, 1);
+                let of_weight = Dispatch::float_reshape(of_weight, Shape::from(dims));
+                let of_bias = Shape::new([tasks * filters]);
+                let bias = bias.map(|bias| Dispatch::float_reshape(bias, of_bias));
+                let y = match is_cpu {
+                    false => {
+                        let groups = options.groups * tasks;
+                        conv(x, of_weight, bias, ConvOptions { groups, ..options })
+                    }
+                    // CPUs, to which launches are nothing, have better code for the tasks' own.
+                    true => {
+                        let part =
+                            |tensor: &DispatchTensor, dim: usize, task: usize, size: usize| {
+                                let all = Slice::new(0, None, 1);
+                                let mut slices = vec![all; tensor.shape().num_dims()];
+                                let (first, end) = (task * size, (task + 1) * size);
+                                slices[dim] = Slice::new(first as isize, Some(end as isize), 1);
+                                Dispatch::float_slice(tensor.clone(), &slices)
+                            };
+                        let each = (0..tasks).map(|task| {
+                            let bias = bias.as_ref().map(|bias| part(bias, 0, task, filters));
+                            let weight = part(&of_weight, 0, task, filters);
+                            conv(part(&x, 1, task, channels), weight, bias, options.clone())
+                        });
+                        Dispatch::float_cat(each.collect(), 1)
+                    }
+                };
+                Dispatch::float_swap_dims(y, 0, 1)
             }
         };
         self.put(out, y, true);
@@ -785,6 +869,10 @@ impl Player {
     fn batch_norm(&mut self, op: &BatchNormOpIr) -> Result<(), Unstackable> {
         let channels = Shape::new([self.tasks * op.gamma.shape[0]]);
         let x = self.joined(&op.x)?;
+        let layout = x.shape();
+        // Each channel is a row.
+        let rows = Shape::new([1, channels[0], layout.num_elements() / channels[0]]);
+        let x = Dispatch::float_reshape(x, rows);
         let gamma = Dispatch::float_reshape(self.leading(&op.gamma)?, channels.clone());
         let beta = Dispatch::float_reshape(self.leading(&op.beta)?, channels);
         let epsilon = op.epsilon.elem();
@@ -805,7 +893,7 @@ impl Player {
                 return Err(Unstackable::new(why));
             }
         };
-        self.put(&op.out, y, true);
+        self.put(&op.out, Dispatch::float_reshape(y, layout), true);
         Ok(())
     }
 

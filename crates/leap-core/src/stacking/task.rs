@@ -1,5 +1,6 @@
 //! Several tasks as one.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId, TensorIr};
@@ -10,10 +11,13 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 use super::Unstackable;
-use super::play::{BatchStatistics, Normalization, Player, Types};
+use super::ahead::{Ahead, Asked, Own, records};
+use super::captured::Captured;
+use super::conv::{Geometry, Tables};
+use super::play::{BatchStatistics, Constant, Normalization, Player, Types};
 use super::record::{Record, Recorder};
-use super::stack::{Floats, flat_floats, stack, unstack};
-use crate::devices::device::product_roundoff;
+use super::stack::{BatchNormLayer, Floats, flat_floats, stack, unstack};
+use crate::devices::device::{is_cube, product_roundoff};
 use crate::error::{Error, TaskError};
 use crate::space::copy::task_copy;
 use crate::space::params::{ParamSpace, ParamVector, read_back};
@@ -40,6 +44,8 @@ struct Known {
     hopeless: bool,
     /// Whether there have been tasks of several kinds in a meta-batch.
     mixed: bool,
+    /// Whether steps are not captured, since a device cannot, or since others work on it at the same time.
+    uncaptured: bool,
 }
 
 impl Plans {
@@ -91,6 +97,13 @@ impl Plans {
         known.mixed
     }
 
+    /// Whether steps are not captured; so it is from now on, if `now`.
+    pub fn are_uncaptured(&self, now: bool) -> bool {
+        let mut known = self.lock();
+        known.uncaptured |= now;
+        known.uncaptured
+    }
+
     /// Bytes that a task takes on the device, of the largest kind that is trained as one, if there is any.
     pub fn bytes(&self) -> Option<u64> {
         let known = self.lock();
@@ -105,21 +118,41 @@ const COPIES: u64 = 14;
 
 /// Several tasks of equal shapes, trained as one: a [`Task`] for the stacked model, whose losses have shape `[tasks]`.
 pub(crate) struct StackedTask<M, T> {
-    tasks: Vec<T>,
-    recorder: Recorder,
-    /// The models that the tasks start from. What of them is not a number that is trained is each task's own.
-    models: Vec<M>,
+    /// None while they record ahead.
+    tasks: Vec<Own<M, T>>,
+    ahead: Option<Ahead>,
+    count: usize,
+    steps_of_tasks: Option<usize>,
     floats: Floats,
     device: Device,
     types: Types,
     plan: Plan,
+    tables: HashMap<Geometry, Tables>,
+    capturing: Capturing,
+    /// Number of steps so far.
+    steps: usize,
     /// Running mean and variance of each layer of batch-normalization, of shape `[tasks * channels]`.
     running: Vec<[Tensor<1>; 2]>,
     /// What the first record was, which all others have to be as well.
     first: Option<Vec<OperationIr>>,
-    /// Statistics of the newest batch.
-    statistics: Vec<Option<[Tensor<1>; 2]>>,
 }
+
+/// Whether a step is one launch.
+enum Capturing {
+    /// It will be captured after so many more steps.
+    After(usize),
+    /// It has been, and whether it is right shows at the next step.
+    New(Box<Captured>),
+    Done(Box<Captured>),
+    Failed,
+    Never,
+}
+
+/// After how many steps one is captured. Before, kernels are compiled and tuned.
+const CAPTURE_AFTER: usize = 2;
+
+/// How many steps there have to be left for a capture, which computes a step five times, to be worth it.
+const CAPTURE_FOR: usize = 20;
 
 /// How far a number may be from what it is without stacking, which sums up in another order.
 const TOLERANCE: f64 = 1e-3;
@@ -175,65 +208,49 @@ impl Kind {
     }
 }
 
-impl<M: Module, T: Task<M>> StackedTask<M, T> {
-    /// Stacks `tasks`, which were set up on the device of `recorder`, and the models that they start from.
-    pub fn new(
-        recorder: Recorder,
-        tasks: Vec<T>,
-        models: Vec<M>,
-        plan: Plan,
-    ) -> Result<(Self, M), Unstackable> {
-        let [like, ..] = &models[..] else {
-            return Err(Unstackable::new("no task at all"));
-        };
-        let floats = Floats::of(like);
-        let stacked = stack(&models, &floats)?;
-        let device = stacked.devices().remove(0);
-        let values = flat_floats(&stacked);
-        let running = floats
-            .norms
-            .iter()
-            .map(|norm| [norm.mean, norm.variance].map(|place| values[place].clone()));
-        let stacked_task = Self {
-            tasks,
-            recorder,
-            models,
-            running: running.collect(),
-            statistics: vec![None; floats.norms.len()],
-            floats,
-            types: Types::of(&device),
-            device,
-            plan,
-            first: None,
-        };
-        Ok((stacked_task, stacked))
-    }
+type Constants = Vec<(TensorId, Constant)>;
 
-    /// Each task and its trained model.
-    pub fn finish(self, stacked: &M) -> (Vec<T>, Vec<M>) {
-        let mut floats = flat_floats(stacked);
-        for (norm, [mean, variance]) in self.floats.norms.iter().zip(self.running) {
-            (floats[norm.mean], floats[norm.variance]) = (mean, variance);
+/// A step to be played.
+pub(super) struct Script {
+    tasks: usize,
+    pub device: Device,
+    types: Types,
+    record: Record,
+    /// Layers of batch-normalization with running mean and variance, of shape `[tasks * channels]`.
+    norms: Vec<(BatchNormLayer, [Tensor<1>; 2])>,
+    tables: HashMap<Geometry, Tables>,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug)]
+pub(super) struct Played {
+    /// Of shape `[tasks]`.
+    pub loss: Tensor<1>,
+    accuracy: Option<Tensor<1>>,
+    /// Mean and variance of the batch at each layer of batch-normalization, of shape `[tasks * channels]`.
+    statistics: Vec<Option<[Tensor<1>; 2]>>,
+}
+
+impl Played {
+    pub fn map(self, of: impl Fn(Tensor<1>) -> Tensor<1>) -> Self {
+        let statistics = self.statistics.into_iter();
+        Self {
+            loss: of(self.loss),
+            accuracy: self.accuracy.map(&of),
+            statistics: statistics
+                .map(|pair| pair.map(|pair| pair.map(&of)))
+                .collect(),
         }
-        let count = self.tasks.len();
-        let models = self.models.iter().enumerate();
-        let models = models.map(|(task, like)| unstack(&floats, task, count, like));
-        let models = models.collect();
-        (self.tasks, models)
     }
+}
 
-    fn records(
+impl Script {
+    /// Plays the step on a model, which is the tasks' models stacked, and their batches.
+    pub fn play<M: Module>(
         &mut self,
-        step: impl Fn(&mut T, &M) -> Result<StepLoss, TaskError>,
-    ) -> Result<Vec<Record>, TaskError> {
-        let recorder = &self.recorder;
-        let records = self.tasks.iter_mut().zip(&self.models);
-        let records = records.map(|(task, like)| recorder.record(like, |model| step(task, model)));
-        records.collect()
-    }
-
-    /// Plays a step that was recorded of each task.
-    fn play(&mut self, model: &M, records: Vec<Record>) -> Result<StepLoss, TaskError> {
+        model: &M,
+        constants: impl Iterator<Item = (TensorId, Constant)>,
+    ) -> Result<Played, Unstackable> {
         struct Bind<'a> {
             player: &'a mut Player,
             tasks: usize,
@@ -252,15 +269,8 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
                 self.player.bind(id, tensor);
             }
         }
-        let tasks = self.tasks.len();
-        let [record, ..] = &records[..] else {
-            return Err(Unstackable::new("no task at all").into());
-        };
-        if !records.iter().all(|other| other.is_like(record)) {
-            return Err(Unstackable::these("tasks whose steps differ").into());
-        }
-        let norms = self.floats.norms.iter().zip(&self.running);
-        let norms = norms.filter_map(|(norm, [mean, variance])| {
+        let (tasks, record) = (self.tasks, &self.record);
+        let norms = self.norms.iter().filter_map(|(norm, [mean, variance])| {
             let of = |t: &Tensor<1>| Tensor::<1>::from_inner(t.clone()).into_dispatch();
             let how = match norm.is_training {
                 true => Normalization::Batch,
@@ -269,14 +279,14 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             Some((record.floats[norm.mean]?, how))
         });
         let mut player = Player::new(tasks, &self.device, self.types, norms.collect());
+        player.tables = std::mem::take(&mut self.tables);
         model.visit(&mut Bind {
             player: &mut player,
             tasks,
             ids: record.floats.iter(),
         });
-        for (place, (id, _)) in record.constants.iter().enumerate() {
-            let parts = records.iter().map(|record| &record.constants[place].1);
-            player.upload(*id, together(parts)?)?;
+        for (id, constant) in constants {
+            player.bind_constant(id, constant);
         }
         let bound: Vec<TensorId> = record.floats.iter().flatten().copied().collect();
         for operation in &record.operations {
@@ -295,32 +305,244 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         };
         let loss = scalar(player.value(&record.loss)?);
         let accuracy = record.accuracy.as_ref().map(|a| player.value(a));
-        let norms = self.floats.norms.iter();
-        self.statistics = norms
-            .map(|norm| {
-                let id = record.floats[norm.mean]?;
-                let BatchStatistics { mean, variance } = player.statistics.remove(&id)?;
-                let of = |t| Tensor::<1>::from_dispatch(t).inner();
-                Some([of(mean), of(variance)])
-            })
-            .collect();
-        Ok(StepLoss {
+        let accuracy = accuracy.transpose()?.map(scalar);
+        let statistics = self.norms.iter().map(|(norm, _)| {
+            let id = record.floats[norm.mean]?;
+            let BatchStatistics { mean, variance } = player.statistics.remove(&id)?;
+            Some([mean, variance].map(Tensor::<1>::from_dispatch))
+        });
+        let statistics = statistics.collect();
+        self.tables = player.tables;
+        Ok(Played {
             loss,
-            accuracy: accuracy.transpose()?.map(scalar),
-            score: None,
+            accuracy,
+            statistics,
         })
+    }
+}
+
+impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
+    /// Stacks tasks, each of which was set up on the device of its recorder.
+    pub fn new(tasks: Vec<Own<M, T>>, plan: Plan) -> Result<(Self, M), Unstackable> {
+        let models = Vec::from_iter(tasks.iter().map(|own| own.model.clone()));
+        let [like, ..] = &models[..] else {
+            return Err(Unstackable::new("no task at all"));
+        };
+        let floats = Floats::of(like);
+        let stacked = stack(&models, &floats)?;
+        let device = stacked.devices().remove(0);
+        let values = flat_floats(&stacked);
+        let running = floats
+            .norms
+            .iter()
+            .map(|norm| [norm.mean, norm.variance].map(|place| values[place].clone()));
+        let stacked_task = Self {
+            count: tasks.len(),
+            steps_of_tasks: tasks[0].task.steps(),
+            ahead: None,
+            tasks,
+            running: running.collect(),
+            floats,
+            types: Types::of(&device),
+            device,
+            plan,
+            tables: HashMap::new(),
+            capturing: Capturing::Never,
+            steps: 0,
+            first: None,
+        };
+        Ok((stacked_task, stacked))
+    }
+
+    /// Each task and its trained model.
+    pub fn finish(self, stacked: &M) -> Vec<(T, M)> {
+        let mut floats = flat_floats(stacked);
+        for (norm, [mean, variance]) in self.floats.norms.iter().zip(self.running) {
+            (floats[norm.mean], floats[norm.variance]) = (mean, variance);
+        }
+        let count = self.count;
+        let tasks = self.tasks.into_iter().enumerate();
+        let each = tasks.map(|(place, own)| {
+            let model = unstack(&floats, place, count, &own.model);
+            (own.task, model)
+        });
+        each.collect()
+    }
+
+    /// Trains for `steps` steps, which are recorded ahead, and captured if they may be and there are enough of them.
+    pub fn train<R>(
+        &mut self,
+        steps: usize,
+        may_capture: bool,
+        train: impl FnOnce(&mut Self) -> R,
+    ) -> R {
+        if may_capture && is_cube(&self.device) && steps >= CAPTURE_AFTER + CAPTURE_FOR {
+            self.capturing = Capturing::After(CAPTURE_AFTER);
+        }
+        let mut tasks = std::mem::take(&mut self.tasks);
+        let trained = Ahead::recording(&mut tasks, steps, |ahead| {
+            self.ahead = Some(ahead);
+            let trained = train(self);
+            // The thread ends when nobody asks any more.
+            self.ahead = None;
+            trained
+        });
+        self.tasks = tasks;
+        trained
+    }
+
+    /// Whether the device does not capture steps as it should.
+    pub fn fails_to_capture(&self) -> bool {
+        matches!(self.capturing, Capturing::Failed)
+    }
+
+    fn records(&mut self, asked: Asked) -> Result<Vec<Record>, TaskError> {
+        match &mut self.ahead {
+            Some(ahead) => ahead.next(asked),
+            None => records(&mut self.tasks, asked),
+        }
+    }
+
+    /// What is played at a step that was recorded of each task, and on what.
+    fn script(&self, records: Vec<Record>) -> Result<(Script, Constants), Unstackable> {
+        let tasks = self.count;
+        let alike = |record: &Record| records.iter().all(|other| other.is_like(record));
+        if !records.first().is_some_and(alike) {
+            return Err(Unstackable::these("tasks whose steps differ"));
+        }
+        let device = self.device.clone().without_autodiff();
+        let ids = records[0].constants.iter().map(|(id, _)| *id);
+        let constants = ids.enumerate().map(|(place, id)| {
+            let parts = records.iter().map(|record| &record.constants[place].1);
+            Ok((id, Constant::upload(together(parts)?, &device)?))
+        });
+        let constants = constants.collect::<Result<_, Unstackable>>()?;
+        let norms = self.floats.norms.iter().zip(&self.running);
+        let script = Script {
+            tasks,
+            device: self.device.clone(),
+            types: self.types,
+            norms: norms
+                .map(|(norm, running)| (*norm, running.clone()))
+                .collect(),
+            record: records
+                .into_iter()
+                .next()
+                .ok_or_else(|| Unstackable::new("no task at all"))?,
+            tables: self.tables.clone(),
+        };
+        Ok((script, constants))
+    }
+
+    /// The next step.
+    fn next_step(&mut self) -> Result<(Script, Constants), TaskError> {
+        let records = self.records(Asked::Loss)?;
+        if let Some(record) = records.first() {
+            match &self.first {
+                None => self.first = Some(record.operations.clone()),
+                Some(first) if *first == record.operations => {}
+                Some(_) => return Err(Unstackable::new("steps that differ").into()),
+            }
+        }
+        self.steps += 1;
+        Ok(self.script(records)?)
+    }
+
+    /// What shows in the middle of a task would show in others, too.
+    fn in_the_middle(&self, why: Unstackable) -> Unstackable {
+        match self.steps {
+            0 | 1 => why,
+            _ => Unstackable::new(why.to_string()),
+        }
+    }
+
+    /// A step with its gradients, in one launch if it has been captured.
+    fn step(
+        &mut self,
+        script: &mut Script,
+        model: &M,
+        constants: Constants,
+    ) -> Result<(Played, GradientsParams), Unstackable> {
+        let eager = |script: &mut Script, constants: Constants| {
+            let played = script.play(model, constants.into_iter())?;
+            let grads = GradientsParams::from_grads(played.loss.clone().backward(), model);
+            Ok::<_, Unstackable>((played.map(Tensor::inner), grads))
+        };
+        let never = Capturing::Never;
+        match std::mem::replace(&mut self.capturing, never) {
+            Capturing::After(0) => {
+                let done = eager(script, constants.clone())?;
+                self.capturing = match Captured::new(script, model, constants)? {
+                    Some(captured) => Capturing::New(Box::new(captured)),
+                    None => Capturing::Failed,
+                };
+                Ok(done)
+            }
+            Capturing::After(steps) => {
+                self.capturing = Capturing::After(steps - 1);
+                eager(script, constants)
+            }
+            Capturing::New(mut captured) => {
+                let done = eager(script, constants.clone())?;
+                let found = captured.run(model, constants)?;
+                match agree(model, &found, &done) {
+                    Ok(None) => self.capturing = Capturing::New(captured),
+                    Ok(Some(true)) => self.capturing = Capturing::Done(captured),
+                    Ok(Some(false)) => {
+                        log::warn!(
+                            "a captured step differs from what was captured, and is not used"
+                        );
+                    }
+                    Err(error) => return Err(Unstackable::new(error.to_string())),
+                }
+                Ok(done)
+            }
+            Capturing::Done(mut captured) => {
+                let done = captured.run(model, constants)?;
+                self.capturing = Capturing::Done(captured);
+                Ok(done)
+            }
+            as_it_was => {
+                self.capturing = as_it_was;
+                eager(script, constants)
+            }
+        }
+    }
+
+    /// Plays a step that was recorded of each task.
+    fn play(&mut self, model: &M, records: Vec<Record>) -> Result<Played, TaskError> {
+        let (mut script, constants) = self.script(records)?;
+        let played = script.play(model, constants.into_iter())?;
+        self.tables = script.tables;
+        Ok(played)
+    }
+
+    /// Keeps what a step leaves behind.
+    fn keep(&mut self, script: Script, played: Played) -> StepLoss {
+        self.tables = script.tables;
+        let Played {
+            loss,
+            accuracy,
+            statistics,
+        } = played;
+        self.keep_statistics(&statistics);
+        StepLoss {
+            loss,
+            accuracy,
+            score: None,
+        }
     }
 
     /// The running statistics after the newest batch, as [`BatchNorm`](burn::nn::BatchNorm) keeps them.
-    fn keep_statistics(&mut self) {
-        let newest = self.statistics.iter().zip(&self.plan.momenta);
+    fn keep_statistics(&mut self, newest: &[Option<[Tensor<1>; 2]>]) {
+        let newest = newest.iter().zip(&self.plan.momenta);
         for (running, (statistics, momentum)) in self.running.iter_mut().zip(newest) {
             let Some(statistics) = statistics else {
                 continue;
             };
             for (running, newest) in running.iter_mut().zip(statistics) {
                 let kept = running.clone().mul_scalar(1.0 - momentum);
-                *running = kept.add(newest.clone().mul_scalar(*momentum));
+                *running = kept.add(newest.clone().inner().mul_scalar(*momentum));
             }
         }
     }
@@ -337,14 +559,18 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         alone: Vec<(A, M)>,
     ) -> Result<Plan, TaskError> {
         let all = ParamGroup::all();
-        let tasks = self.tasks.len();
+        let tasks = self.count;
         let [of_losses, of_gradients] = tolerances(&self.device);
-        let space = ParamSpace::new(&self.models[0], &all)?;
+        let space = ParamSpace::new(&self.tasks[0].model, &all)?;
         let wide = space.stacked(tasks);
-        let records = self.records(|task, model| task.loss(model))?;
+        let records = self.records(Asked::Loss)?;
         let bytes = records.first().map_or(0, |record| self.bytes(record));
         let step = self.play(stacked, records)?;
-        let grads = GradientsParams::from_grads(step.loss.backward(), stacked);
+        let statistics = Vec::from_iter(step.statistics.iter().map(|pair| {
+            let pair = pair.as_ref()?;
+            Some(pair.each_ref().map(|newest| newest.clone().inner()))
+        }));
+        let grads = GradientsParams::from_grads(step.loss.clone().backward(), stacked);
         let gradient = wide.gradient(stacked, &grads)?;
         let losses = read_back(step.loss.inner())?;
         let gradients = gradient.clone().unstack(&space);
@@ -372,7 +598,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
             }
             let after = flat_floats(&task_copy(&model));
             self.check_others(&before, &after)?;
-            let momenta = self.momenta(index, &before, &after)?;
+            let momenta = self.momenta(index, &statistics, &before, &after)?;
             if *plan.get_or_insert(momenta.clone()) != momenta {
                 let why = "running statistics that are kept in another way in each task";
                 return Err(Unstackable::new(why).into());
@@ -438,6 +664,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
     fn momenta(
         &self,
         index: usize,
+        statistics: &[Option<[Tensor<1>; 2]>],
         before: &[Tensor<1>],
         after: &[Tensor<1>],
     ) -> Result<Vec<f64>, TaskError> {
@@ -449,7 +676,7 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
         };
         let [tolerance, _] = tolerances(&self.device);
         let mut momenta = Vec::new();
-        for (norm, statistics) in self.floats.norms.iter().zip(&self.statistics) {
+        for (norm, statistics) in self.floats.norms.iter().zip(statistics) {
             let Some([mean, variance]) = statistics else {
                 momenta.push(0.0);
                 continue;
@@ -475,35 +702,53 @@ impl<M: Module, T: Task<M>> StackedTask<M, T> {
     }
 }
 
-impl<M: Module, T: Task<M>> Task<M> for StackedTask<M, T> {
+impl<M: Module, T: Task<M> + Send> Task<M> for StackedTask<M, T> {
     /// Of shape `[tasks]`; the sum of the losses goes backward, so that each task has its own gradient.
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
-        let records = self.records(|task, model| task.loss(model))?;
-        let is_first = self.first.is_none();
-        if let Some(record) = records.first() {
-            match &self.first {
-                None => self.first = Some(record.operations.clone()),
-                Some(first) if *first == record.operations => {}
-                Some(_) => return Err(Unstackable::new("steps that differ").into()),
-            }
-        }
-        // What shows in the middle of a task would show in others, too.
-        let step = self.play(model, records).map_err(|error| match is_first {
-            true => error,
-            false => Unstackable::new(error.to_string()).into(),
-        })?;
-        self.keep_statistics();
-        Ok(step)
+        let (mut script, constants) = self.next_step()?;
+        let played = script.play(model, constants.into_iter());
+        let played = played.map_err(|why| self.in_the_middle(why))?;
+        Ok(self.keep(script, played))
+    }
+
+    fn loss_and_gradients(&mut self, model: &M) -> Result<(StepLoss, GradientsParams), TaskError> {
+        let (mut script, constants) = self.next_step()?;
+        let stepped = self.step(&mut script, model, constants);
+        let (played, grads) = stepped.map_err(|why| self.in_the_middle(why))?;
+        Ok((self.keep(script, played), grads))
     }
 
     fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
-        let records = self.records(|task, model| Ok(task.query(model)?.into()))?;
+        let records = self.records(Asked::Query)?;
         Ok(self.play(model, records)?.loss)
     }
 
     fn steps(&self) -> Option<usize> {
-        self.tasks.first().and_then(Task::steps)
+        self.steps_of_tasks
     }
+}
+
+/// Whether a step and its gradients are those of another; `None` if numbers are not finite, which says nothing.
+fn agree<M: Module>(
+    model: &M,
+    found: &(Played, GradientsParams),
+    expected: &(Played, GradientsParams),
+) -> Result<Option<bool>, Error> {
+    let space = ParamSpace::new(model, &ParamGroup::all())?;
+    let [found_all, all] = [found, expected].map(|(played, grads)| {
+        let gradient = space.gradient(model, grads)?;
+        Ok::<_, Error>((read_back(played.loss.clone())?, gradient))
+    });
+    let ((found_losses, found), (losses, expected)) = (found_all?, all?);
+    if !read_back(expected.dot(&expected))?[0].is_finite() {
+        return Ok(None);
+    }
+    let losses = losses.iter().zip(&found_losses);
+    let near =
+        |(loss, found): (&f64, &f64)| (loss - found).abs() <= TOLERANCE * loss.abs().max(1e-3);
+    Ok(Some(
+        losses.clone().all(near) && close(&found, &expected, TOLERANCE)?,
+    ))
 }
 
 /// Constants of several tasks, of shape `[tasks, ..]`.

@@ -1,6 +1,7 @@
 //! What a task is: a learning process.
 
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 
 use crate::error::TaskError;
@@ -28,6 +29,19 @@ pub trait Task<M: Module>: Sized {
     /// # Errors
     /// Any error ends the run and is reported with the task's name and seed.
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError>;
+
+    /// The [loss](Self::loss) of `model` at its next step, without its autodiff graph, and the loss's gradients. Where both
+    /// come out of one computation, override it.
+    ///
+    /// # Errors
+    /// As [`loss`](Self::loss).
+    fn loss_and_gradients(&mut self, model: &M) -> Result<(StepLoss, GradientsParams), TaskError> {
+        let mut step = self.loss(model)?;
+        let grads = GradientsParams::from_grads(step.loss.backward(), model);
+        step.loss = step.loss.inner();
+        step.accuracy = step.accuracy.map(Tensor::inner);
+        Ok((step, grads))
+    }
 
     /// The loss of `model`, of shape `[1]` with its autodiff graph, on a batch that the task has not trained
     /// on. Only meta-learners that need one ask for it, such as MAML.
@@ -146,7 +160,7 @@ impl HeldOut {
 /// A family of tasks to draw from.
 pub trait TaskSet<M: Module>: Sync {
     /// The tasks of the family.
-    type Task: Task<M>;
+    type Task: Task<M> + Send;
 
     /// Number of different tasks.
     fn len(&self) -> usize;

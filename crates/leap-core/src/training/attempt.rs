@@ -13,7 +13,7 @@ use crate::space::figures::{DeviceFigures, PathFigures};
 use crate::space::params::{ParamSpace, ParamVector, read_back};
 use crate::space::path::PathMeter;
 use crate::space::reinitialize::reinitialize;
-use crate::stacking::{Kind, Plan, Plans, Recorder, StackedTask, Unstackable, fenced};
+use crate::stacking::{Kind, Own, Plan, Plans, Recorder, StackedTask, Unstackable, fenced};
 use crate::tasks::curve::LearningCurve;
 use crate::tasks::monitor::Watched;
 use crate::tasks::report::TaskReport;
@@ -334,7 +334,7 @@ impl<L: Clone> MetaTrainer<L> {
             match room.min(attempts.len()) {
                 0 | 1 => Ok(Together::Alone),
                 room => {
-                    let trained = self.stacked(&attempts[..room], init, plan)?;
+                    let trained = self.stacked(&attempts[..room], init, plan, plans)?;
                     Ok::<_, TaskError>(Together::Trained(trained))
                 }
             }
@@ -393,6 +393,7 @@ impl<L: Clone> MetaTrainer<L> {
         attempts: &[&Attempt<S>],
         init: &M,
         plan: Plan,
+        plans: &Plans,
     ) -> Result<Vec<Trained<M>>, TaskError>
     where
         L: MetaLearner<M>,
@@ -403,13 +404,15 @@ impl<L: Clone> MetaTrainer<L> {
         let (mut tasks, model) = self.stack(attempts, init, plan)?;
         let curves = Arc::new(Mutex::new(Vec::new()));
         inner.curves = Some(curves.clone());
-        let wide = space.stacked(attempts.len());
-        let (model, curve, gradient, figures) =
-            self.learn(&wide, &inner, seed, model, &mut tasks)?;
         let steps = tasks
             .steps()
             .map_or(inner.steps, |own| own.min(inner.steps));
-        let (tasks, models) = tasks.finish(&model);
+        let wide = space.stacked(attempts.len());
+        let learn = |tasks: &mut _| self.learn(&wide, &inner, seed, model, tasks);
+        let learned = tasks.train(steps, !plans.are_uncaptured(false), learn);
+        plans.are_uncaptured(tasks.fails_to_capture());
+        let (model, curve, gradient, figures) = learned?;
+        let each = tasks.finish(&model);
         let curves = std::mem::take(&mut *curves.lock().unwrap_or_else(PoisonError::into_inner));
         // Learners that do not train have none.
         let mut curves = match curves.is_empty() {
@@ -420,8 +423,7 @@ impl<L: Clone> MetaTrainer<L> {
         let mut gradients = gradient.map(|gradient| gradient.unstack(space).into_iter());
         let figures = figures.map(|f| f.read_each()).transpose()?;
         let mut figures = figures.map(Vec::into_iter);
-        let each = tasks.into_iter().zip(models);
-        let trained = each.map(|(mut task, model)| {
+        let trained = each.into_iter().map(|(mut task, model)| {
             let (held_out, normalized_by) = self.look(&model, steps, &mut task)?;
             Ok(Trained {
                 model,
@@ -442,19 +444,23 @@ impl<L: Clone> MetaTrainer<L> {
         init: &M,
         plan: Plan,
     ) -> Result<(StackedTask<M, S::Task>, M), TaskError> {
-        let recorder = Recorder::new();
-        let device = recorder.device().clone();
         let own = attempts.iter().map(|attempt| {
+            let recorder = Recorder::new();
+            let device = recorder.device().clone();
             // Whether set-ups draw does not show on a device that computes nothing.
-            self.set_up(attempt, init, &device, &OnceLock::new())
+            let (task, model) = self.set_up(attempt, init, &device, &OnceLock::new())?;
+            Ok::<_, TaskError>(Own {
+                task,
+                model,
+                recorder,
+            })
         });
-        let (tasks, models): (Vec<_>, Vec<_>) =
-            own.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let steps = |task: &S::Task| Task::<M>::steps(task);
-        if tasks.iter().any(|task| steps(task) != steps(&tasks[0])) {
+        let tasks = own.collect::<Result<Vec<_>, _>>()?;
+        let steps = |own: &Own<M, S::Task>| Task::<M>::steps(&own.task);
+        if tasks.iter().any(|own| steps(own) != steps(&tasks[0])) {
             return Err(Unstackable::these("tasks of different lengths").into());
         }
-        Ok(StackedTask::new(recorder, tasks, models, plan)?)
+        Ok(StackedTask::new(tasks, plan)?)
     }
 
     /// A task whose tensors are made on `device`, and the model that it starts from.

@@ -170,13 +170,12 @@ impl InnerLoop {
             if breaks.are_stopped() {
                 return Err(Error::Interrupted.into());
             }
+            let (step_loss, grads) = task.loss_and_gradients(&model)?;
             let StepLoss {
                 loss,
                 accuracy,
                 score,
-            } = task.loss(&model)?;
-            let grads = GradientsParams::from_grads(loss.backward(), &model);
-            let loss = loss.inner();
+            } = step_loss;
             path.record(&model, &loss, &grads)?;
             let mut grads = transform(&model, grads)?;
             if let Some(frozen) = &frozen {
@@ -189,7 +188,6 @@ impl InnerLoop {
             if let Some(watched) = &self.watched {
                 (0..loss.dims()[0]).for_each(|_| watched.step(score.flatten()));
             }
-            let accuracy = accuracy.map(|a| a.inner());
             log.push(loss, accuracy, score, path.newest_length())?;
             if let Some(checks) = &mut checks
                 && checks.is_over(step + 1, &model, task)?

@@ -206,6 +206,9 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
         let (folder_of, plans) = (folder.as_ref(), &self.plans);
         let batch = trainer.task_batch(share.len(), lanes);
+        let devices = Vec::from_iter(lanes.devices());
+        let is_again = |(i, device): (usize, _)| devices[..i].contains(device);
+        plans.are_uncaptured(devices.iter().enumerate().any(is_again));
         let trained = self.on_lanes(&share, batch, purpose, tasks, lanes, |attempts, init| {
             trainer.train_tasks(&attempts, init, folder_of, plans, &keep)
         });

@@ -83,7 +83,7 @@ pub struct SavedEnv {
 /// A numbered family of environments.
 pub trait EnvFamily: Sync {
     /// Its environments, side by side.
-    type Env: VectorEnv;
+    type Env: VectorEnv + Send;
 
     /// Number of different environments.
     fn len(&self) -> usize;

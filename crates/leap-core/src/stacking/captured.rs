@@ -1,0 +1,173 @@
+//! A step's forward and backward pass as one launch.
+//!
+//! A small model keeps a GPU busy for less time than it takes to launch its kernels one by one. What a stacked step launches
+//! is the same at each step, so that the device can record it once, as a graph, and run the graph from then on.
+
+use burn::backend::ir::TensorId;
+use burn::backend::{Backend, BackendGraph, Dispatch};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+
+use super::Unstackable;
+use super::play::Constant;
+use super::task::{Played, Script};
+
+/// What the graph reads. It is written over before each run, in place.
+struct Inputs {
+    /// All floating-point numbers of the model, in the order in which they are visited.
+    floats: Tensor<1>,
+    constants: Vec<(TensorId, Constant)>,
+}
+
+/// What the graph writes, at each run in the same place.
+struct Outputs {
+    played: Played,
+    grads: GradientsParams,
+}
+
+/// A captured step.
+pub(super) struct Captured {
+    // Dropped before what it reads and writes.
+    graph: BackendGraph<Dispatch>,
+    inputs: Inputs,
+    outputs: Outputs,
+    device: Device,
+}
+
+/// How often a step is computed before it is captured: nothing may be compiled, tuned or allocated then.
+const WARM_UP: usize = 3;
+
+impl Captured {
+    /// Captures the step of `script` for `model` on a batch, if the device can.
+    ///
+    /// # Errors
+    /// What cannot be played.
+    pub fn new<M: Module>(
+        script: &mut Script,
+        model: &M,
+        constants: Vec<(TensorId, Constant)>,
+    ) -> Result<Option<Self>, Unstackable> {
+        let Some(floats) = flat(model) else {
+            return Ok(None);
+        };
+        let device = script.device.clone().without_autodiff();
+        let on = device.as_dispatch();
+        let inputs = Inputs { floats, constants };
+        let mut step = || {
+            let mut unflatten = Unflatten {
+                floats: &inputs.floats,
+                first: 0,
+            };
+            let model = model.clone().map(&mut unflatten);
+            let played = script.play(&model, inputs.constants.iter().cloned())?;
+            let grads = GradientsParams::from_grads(played.loss.clone().backward(), &model);
+            let played = played.map(Tensor::inner);
+            Ok::<_, Unstackable>(Outputs { played, grads })
+        };
+        if Dispatch::graph_prepare(on).is_err() {
+            return Ok(None);
+        }
+        for _ in 0..WARM_UP {
+            // What is dropped before it is asked for may never be computed.
+            let outputs = step();
+            let synced = Dispatch::sync(on);
+            if outputs.is_err() || synced.is_err() {
+                let _ = Dispatch::graph_stop_capture(on);
+                return outputs.map(|_| None);
+            }
+        }
+        if Dispatch::graph_start_capture(on).is_err() {
+            return Ok(None);
+        }
+        let outputs = step();
+        // It has to be stopped in any case.
+        let graph = Dispatch::graph_stop_capture(on);
+        let outputs = outputs?;
+        Ok(graph.ok().map(|graph| Self {
+            graph,
+            inputs,
+            outputs,
+            device,
+        }))
+    }
+
+    /// The step for another model and batch.
+    pub fn run<M: Module>(
+        &mut self,
+        model: &M,
+        constants: Vec<(TensorId, Constant)>,
+    ) -> Result<(Played, GradientsParams), Unstackable> {
+        let changed = || Unstackable::new("a model that changes");
+        let floats = flat(model).ok_or_else(changed)?;
+        let count = floats.dims()[0];
+        let inputs = &mut self.inputs;
+        inputs
+            .floats
+            .inplace(|old| old.slice_assign(0..count, floats));
+        for ((_, old), (_, new)) in inputs.constants.iter_mut().zip(constants) {
+            old.assign(new);
+        }
+        // SAFETY: what the graph reads and writes lives as long as `self`, no other thread knows of it, and what it reads
+        // is written, and what it writes is read, on this thread.
+        #[allow(unsafe_code)]
+        let replayed = unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) };
+        replayed.map_err(|error| Unstackable::new(error.to_string()))?;
+        // The next run writes over them, while others may keep what they are given.
+        let mut copies = Copies {
+            of: &self.outputs.grads,
+            copies: GradientsParams::new(),
+        };
+        model.visit(&mut copies);
+        let copy = |tensor: Tensor<1>| tensor.mul_scalar(1.0);
+        Ok((self.outputs.played.clone().map(copy), copies.copies))
+    }
+}
+
+/// All floating-point numbers of a model, if they are of one type.
+fn flat<M: Module>(model: &M) -> Option<Tensor<1>> {
+    struct Flatten(Vec<Tensor<1>>);
+    impl ModuleVisitor for Flatten {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.val().inner().reshape([-1]));
+        }
+    }
+    let mut parts = Flatten(Vec::new());
+    model.visit(&mut parts);
+    let Flatten(parts) = parts;
+    let alike = parts.iter().all(|part| part.dtype() == parts[0].dtype());
+    (alike && !parts.is_empty()).then(|| Tensor::cat(parts, 0))
+}
+
+/// Gives a model the numbers of a vector.
+struct Unflatten<'a> {
+    floats: &'a Tensor<1>,
+    first: usize,
+}
+
+impl ModuleMapper for Unflatten<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, tensor, mapper) = param.consume();
+        let dims = tensor.dims();
+        let (first, is_trained) = (self.first, tensor.is_require_grad());
+        self.first += dims.iter().product::<usize>();
+        let part = self.floats.clone().slice(first..self.first);
+        let part = Tensor::from_inner(part.reshape(dims));
+        Param::from_mapped_value(id, part.set_require_grad(is_trained), mapper)
+    }
+}
+
+/// Copies gradients.
+struct Copies<'a> {
+    of: &'a GradientsParams,
+    copies: GradientsParams,
+}
+
+impl ModuleVisitor for Copies<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.of.get::<D>(param.id) {
+            self.copies
+                .register::<D>(param.id, gradient.mul_scalar(1.0));
+        }
+    }
+}
