@@ -32,7 +32,7 @@ set -u
 cd "\$(dirname "\$0")"
 device=\${1:-$backend}
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null
-echo && echo "== speed of tasks at once" && ./stacked "\$device" 1,5,20 64 20 5
+echo && echo "== speed of tasks at once" && ./stacked "\$device" 1,5,20 64 100 2
 for python in \${PYTHON:-python3}; do
   echo && echo "== PyTorch and JAX on the same GPU, task steps a second"
   for tasks in 1 5 20; do "\$python" gpu.py "\$tasks" || true; done

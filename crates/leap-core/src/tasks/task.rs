@@ -159,7 +159,7 @@ impl HeldOut {
 
 /// A family of tasks to draw from.
 pub trait TaskSet<M: Module>: Sync {
-    /// The tasks of the family.
+    /// The tasks of the family, which any thread may ask for their losses.
     type Task: Task<M> + Send;
 
     /// Number of different tasks.

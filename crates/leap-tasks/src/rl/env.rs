@@ -82,7 +82,7 @@ pub struct SavedEnv {
 
 /// A numbered family of environments.
 pub trait EnvFamily: Sync {
-    /// Its environments, side by side.
+    /// Its environments, side by side, on any thread.
     type Env: VectorEnv + Send;
 
     /// Number of different environments.
