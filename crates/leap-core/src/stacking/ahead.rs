@@ -19,6 +19,8 @@ pub(crate) struct Own<M, T> {
     pub task: T,
     pub model: M,
     pub recorder: Recorder,
+    /// The model on the device that records.
+    pub kept: Option<M>,
 }
 
 /// What is recorded.
@@ -40,9 +42,10 @@ pub(super) fn records<M: Module, T: Task<M> + Send>(
             task,
             model,
             recorder,
+            kept,
         } = own;
         let recorded = fenced(|| {
-            recorder.record(model, |model| match asked {
+            recorder.record(kept, model, |model| match asked {
                 Asked::Loss => task.loss(model),
                 Asked::Query => Ok(StepLoss::from(task.query(model)?)),
             })

@@ -4,7 +4,7 @@
 //! is the same at each step, so that the device can record it once, as a graph, and run the graph from then on.
 
 use burn::backend::ir::TensorId;
-use burn::backend::{Backend, BackendGraph, Dispatch};
+use burn::backend::{Backend, BackendGraph, Dispatch, DispatchDevice, ExecutionError};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
@@ -33,6 +33,16 @@ pub(super) struct Captured {
     inputs: Inputs,
     outputs: Outputs,
     device: Device,
+}
+
+/// A capture that has been begun. What fails or panics on the way must not leave it open, since a device that captures does
+/// nothing else.
+struct Open<'a>(&'a DispatchDevice);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        drop(Dispatch::graph_stop_capture(self.0));
+    }
 }
 
 /// How often a step is computed before it is captured: nothing may be compiled, tuned or allocated then.
@@ -65,31 +75,36 @@ impl Captured {
             let played = played.map(Tensor::inner);
             Ok::<_, Unstackable>(Outputs { played, grads })
         };
-        if Dispatch::graph_prepare(on).is_err() {
-            return Ok(None);
+        let not = |error: ExecutionError| {
+            log::debug!("a step is not captured: {error}");
+            None
+        };
+        if let Err(error) = Dispatch::graph_prepare(on) {
+            return Ok(not(error));
         }
+        let open = Open(on);
         for _ in 0..WARM_UP {
             // What is dropped before it is asked for may never be computed.
-            let outputs = step();
-            let synced = Dispatch::sync(on);
-            if outputs.is_err() || synced.is_err() {
-                let _ = Dispatch::graph_stop_capture(on);
-                return outputs.map(|_| None);
+            let outputs = step()?;
+            if let Err(error) = Dispatch::sync(on) {
+                return Ok(not(error));
             }
+            drop(outputs);
         }
-        if Dispatch::graph_start_capture(on).is_err() {
-            return Ok(None);
+        if let Err(error) = Dispatch::graph_start_capture(on) {
+            return Ok(not(error));
         }
-        let outputs = step();
-        // It has to be stopped in any case.
-        let graph = Dispatch::graph_stop_capture(on);
-        let outputs = outputs?;
-        Ok(graph.ok().map(|graph| Self {
-            graph,
-            inputs,
-            outputs,
-            device,
-        }))
+        let outputs = step()?;
+        std::mem::forget(open);
+        Ok(match Dispatch::graph_stop_capture(on) {
+            Err(error) => not(error),
+            Ok(graph) => Some(Self {
+                graph,
+                inputs,
+                outputs,
+                device,
+            }),
+        })
     }
 
     /// The step for another model and batch.
@@ -106,7 +121,7 @@ impl Captured {
             .floats
             .inplace(|old| old.slice_assign(0..count, floats));
         for ((_, old), (_, new)) in inputs.constants.iter_mut().zip(constants) {
-            old.assign(new);
+            old.assign(new)?;
         }
         // SAFETY: what the graph reads and writes lives as long as `self`, no other thread knows of it, and what it reads
         // is written, and what it writes is read, on this thread.

@@ -109,18 +109,21 @@ impl Constant {
     }
 
     /// Writes another one over it, in place.
-    pub fn assign(&mut self, other: Self) {
+    ///
+    /// # Errors
+    /// That it is of another type, which those of steps that are alike are not.
+    pub fn assign(&mut self, other: Self) -> Result<(), Unstackable> {
         let all = 0..self.shape.num_elements();
         match (&mut self.numbers, other.numbers) {
             (Numbers::Float(old), Numbers::Float(new)) => {
-                old.inplace(|old| old.slice_assign([all], new));
+                old.inplace(|old| old.slice_assign(all, new));
             }
             (Numbers::Int(old), Numbers::Int(new)) => {
-                old.inplace(|old| old.slice_assign([all], new));
+                old.inplace(|old| old.slice_assign(all, new));
             }
-            // Steps that are alike have constants of the same type.
-            (old, new) => *old = new,
+            _ => return Err(Unstackable::new("constants of other types")),
         }
+        Ok(())
     }
 }
 

@@ -55,9 +55,11 @@ impl Recorder {
         &self.device
     }
 
-    /// Records `step`, which is given a copy of `model` on the device.
+    /// Records `step`, which is given a copy of `model` on the device. The copy is kept for the next time, if that takes
+    /// nothing from the model's own device.
     pub(super) fn record<M: Module>(
         &self,
+        kept: &mut Option<M>,
         model: &M,
         step: impl FnOnce(&M) -> Result<StepLoss, TaskError>,
     ) -> Result<Record, TaskError> {
@@ -68,9 +70,13 @@ impl Recorder {
                 let mut blank = Blank {
                     device: &self.device,
                     floats: Vec::new(),
+                    has_others: false,
                 };
-                let copy = model.valid().map(&mut blank);
-                let copy = copy.to_device(&self.device);
+                let copy = match kept.take() {
+                    Some(kept) => kept.map(&mut blank),
+                    None => model.valid().map(&mut blank).to_device(&self.device),
+                };
+                *kept = (!blank.has_others).then(|| copy.clone());
                 floats = blank.floats;
                 let step = step(&copy);
                 let outputs = match &step {
@@ -172,6 +178,8 @@ fn id(tensor: &DispatchTensor) -> Option<TensorId> {
 struct Blank<'a> {
     device: &'a Device,
     floats: Vec<Option<TensorId>>,
+    /// Whether there are tensors of another kind, whose values are the model's.
+    has_others: bool,
 }
 
 impl ModuleMapper for Blank<'_> {
@@ -183,6 +191,7 @@ impl ModuleMapper for Blank<'_> {
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.has_others = true;
         param.map(|tensor| tensor.to_device(self.device))
     }
 
@@ -190,6 +199,7 @@ impl ModuleMapper for Blank<'_> {
         &mut self,
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
+        self.has_others = true;
         param.map(|tensor| tensor.to_device(self.device))
     }
 }

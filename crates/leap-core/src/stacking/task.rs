@@ -1,12 +1,13 @@
 //! Several tasks as one.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use burn::backend::ir::{BaseOperationIr, OperationIr, TensorId, TensorIr};
+use burn::backend::ir::{BaseOperationIr, ModuleOperationIr, OperationIr, TensorId, TensorIr};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor};
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
@@ -133,8 +134,8 @@ pub(crate) struct StackedTask<M, T> {
     steps: usize,
     /// Running mean and variance of each layer of batch-normalization, of shape `[tasks * channels]`.
     running: Vec<[Tensor<1>; 2]>,
-    /// What the first record was, which all others have to be as well.
-    first: Option<Vec<OperationIr>>,
+    /// What the first record was, its loss and its accuracy, which all others have to be as well.
+    first: Option<(Vec<OperationIr>, TensorIr, Option<TensorIr>)>,
 }
 
 /// Whether a step is one launch.
@@ -186,7 +187,7 @@ impl Kind {
         task: &mut T,
         model: &M,
     ) -> Result<Self, TaskError> {
-        let record = recorder.record(model, |model| task.loss(model))?;
+        let record = recorder.record(&mut None, model, |model| task.loss(model))?;
         let constants = record.constants.iter();
         let constants = constants.map(|(id, data)| (*id, data.shape().clone(), data.dtype()));
         Ok(Self {
@@ -321,6 +322,19 @@ impl Script {
     }
 }
 
+impl Script {
+    /// The step with its gradients.
+    pub fn step<M: Module>(
+        &mut self,
+        model: &M,
+        constants: Constants,
+    ) -> Result<(Played, GradientsParams), Unstackable> {
+        let played = self.play(model, constants.into_iter())?;
+        let grads = GradientsParams::from_grads(played.loss.clone().backward(), model);
+        Ok((played.map(Tensor::inner), grads))
+    }
+}
+
 impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
     /// Stacks tasks, each of which was set up on the device of its recorder.
     pub fn new(tasks: Vec<Own<M, T>>, plan: Plan) -> Result<(Self, M), Unstackable> {
@@ -376,19 +390,24 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
         may_capture: bool,
         train: impl FnOnce(&mut Self) -> R,
     ) -> R {
-        if may_capture && is_cube(&self.device) && steps >= CAPTURE_AFTER + CAPTURE_FOR {
+        if may_capture && self.captures(steps) {
             self.capturing = Capturing::After(CAPTURE_AFTER);
         }
         let mut tasks = std::mem::take(&mut self.tasks);
         let trained = Ahead::recording(&mut tasks, steps, |ahead| {
             self.ahead = Some(ahead);
-            let trained = train(self);
-            // The thread ends when nobody asks any more.
+            let trained = catch_unwind(AssertUnwindSafe(|| train(self)));
+            // The thread ends when nobody asks any more, and is waited for.
             self.ahead = None;
             trained
         });
         self.tasks = tasks;
-        trained
+        trained.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Whether steps of tasks of so many are captured, if the device can.
+    fn captures(&self, steps: usize) -> bool {
+        is_cube(&self.device) && steps >= CAPTURE_AFTER + CAPTURE_FOR
     }
 
     /// Whether the device does not capture steps as it should.
@@ -437,15 +456,23 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
     /// The next step.
     fn next_step(&mut self) -> Result<(Script, Constants), TaskError> {
         let records = self.records(Asked::Loss)?;
-        if let Some(record) = records.first() {
+        self.steps += 1;
+        if let Some(Record {
+            operations,
+            loss,
+            accuracy,
+            ..
+        }) = records.first()
+        {
             match &self.first {
-                None => self.first = Some(record.operations.clone()),
-                Some(first) if *first == record.operations => {}
+                None => self.first = Some((operations.clone(), loss.clone(), accuracy.clone())),
+                Some(first) if (&first.0, &first.1, &first.2) == (operations, loss, accuracy) => {}
                 Some(_) => return Err(Unstackable::new("steps that differ").into()),
             }
         }
-        self.steps += 1;
-        Ok(self.script(records)?)
+        Ok(self
+            .script(records)
+            .map_err(|why| self.in_the_middle(why))?)
     }
 
     /// What shows in the middle of a task would show in others, too.
@@ -463,50 +490,40 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
         model: &M,
         constants: Constants,
     ) -> Result<(Played, GradientsParams), Unstackable> {
-        let eager = |script: &mut Script, constants: Constants| {
-            let played = script.play(model, constants.into_iter())?;
-            let grads = GradientsParams::from_grads(played.loss.clone().backward(), model);
-            Ok::<_, Unstackable>((played.map(Tensor::inner), grads))
-        };
-        let never = Capturing::Never;
-        match std::mem::replace(&mut self.capturing, never) {
-            Capturing::After(0) => {
-                let done = eager(script, constants.clone())?;
-                self.capturing = match Captured::new(script, model, constants)? {
-                    Some(captured) => Capturing::New(Box::new(captured)),
-                    None => Capturing::Failed,
-                };
-                Ok(done)
-            }
-            Capturing::After(steps) => {
-                self.capturing = Capturing::After(steps - 1);
-                eager(script, constants)
-            }
+        let captured = std::mem::replace(&mut self.capturing, Capturing::Never);
+        self.capturing = match captured {
+            Capturing::After(0) => match Captured::new(script, model, constants.clone())? {
+                Some(captured) => Capturing::New(Box::new(captured)),
+                None => Capturing::Failed,
+            },
+            Capturing::After(steps) => Capturing::After(steps - 1),
+            // It may be that what it reads has stayed as it was, which shows best if that is far from what it is now.
             Capturing::New(mut captured) => {
-                let done = eager(script, constants.clone())?;
-                let found = captured.run(model, constants)?;
-                match agree(model, &found, &done) {
-                    Ok(None) => self.capturing = Capturing::New(captured),
-                    Ok(Some(true)) => self.capturing = Capturing::Done(captured),
-                    Ok(Some(false)) => {
+                let moved = scaled(model, FAR);
+                let expected = script.step(&moved, constants.clone())?;
+                let found = captured.run(&moved, constants.clone());
+                let agree = found.map(|found| agree(model, &found, &expected));
+                match agree {
+                    Ok(Ok(true)) => Capturing::Done(captured),
+                    Ok(Ok(false)) => {
                         log::warn!(
                             "a captured step differs from what was captured, and is not used"
                         );
+                        Capturing::Failed
                     }
-                    Err(error) => return Err(Unstackable::new(error.to_string())),
+                    Ok(Err(error)) => return Err(Unstackable::new(error.to_string())),
+                    Err(error) => {
+                        log::warn!("a captured step is not used: {error}");
+                        Capturing::Failed
+                    }
                 }
-                Ok(done)
             }
-            Capturing::Done(mut captured) => {
-                let done = captured.run(model, constants)?;
-                self.capturing = Capturing::Done(captured);
-                Ok(done)
-            }
-            as_it_was => {
-                self.capturing = as_it_was;
-                eager(script, constants)
-            }
+            as_it_was => as_it_was,
+        };
+        if let Capturing::Done(captured) = &mut self.capturing {
+            return captured.run(model, constants);
         }
+        script.step(model, constants)
     }
 
     /// Plays a step that was recorded of each task.
@@ -557,6 +574,7 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
         stacked: &M,
         optimizer: &ModuleOptimizer,
         alone: Vec<(A, M)>,
+        steps: usize,
     ) -> Result<Plan, TaskError> {
         let all = ParamGroup::all();
         let tasks = self.count;
@@ -564,7 +582,9 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
         let space = ParamSpace::new(&self.tasks[0].model, &all)?;
         let wide = space.stacked(tasks);
         let records = self.records(Asked::Loss)?;
-        let bytes = records.first().map_or(0, |record| self.bytes(record));
+        let bytes = records
+            .first()
+            .map_or(0, |record| self.bytes(record, steps));
         let step = self.play(stacked, records)?;
         let statistics = Vec::from_iter(step.statistics.iter().map(|pair| {
             let pair = pair.as_ref()?;
@@ -622,7 +642,7 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
     }
 
     /// Bytes of a task: what a step makes and the gradients of it, its batch, and copies of the parameters.
-    fn bytes(&self, record: &Record) -> u64 {
+    fn bytes(&self, record: &Record, steps: usize) -> u64 {
         let size = |shape: &Shape, bytes: usize| (shape.num_elements() * bytes) as u64;
         let views = |op: &&OperationIr| {
             use BaseOperationIr::{Expand, Permute, Reshape, Slice, SwapDims};
@@ -637,11 +657,17 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
         let made = record.operations.iter().filter(views);
         let made = made.flat_map(OperationIr::outputs);
         let made: u64 = made.map(|t| size(&t.shape, t.dtype.size())).sum();
+        let copied = match is_cube(&self.device) {
+            true => record.operations.iter().map(copied_for).max().unwrap_or(0),
+            false => 0,
+        };
         let batch = record.constants.iter();
         let batch: u64 = batch.map(|(_, data)| data.as_bytes().len() as u64).sum();
         let floats = self.floats.tensors.iter();
         let floats: usize = floats.map(|t| t.dims.iter().product::<usize>()).sum();
-        2 * made + batch + COPIES * 4 * floats as u64
+        // A captured step keeps its own.
+        let sets = if self.captures(steps) { 2 } else { 1 };
+        sets * (2 * (made + copied) + batch) + COPIES * 4 * floats as u64
     }
 
     /// Nothing but parameters and the statistics of batch-normalization may change in a step.
@@ -728,27 +754,63 @@ impl<M: Module, T: Task<M> + Send> Task<M> for StackedTask<M, T> {
     }
 }
 
-/// Whether a step and its gradients are those of another; `None` if numbers are not finite, which says nothing.
+/// Bytes that a convolution, or the gradient of its input, copies to be a product of matrices.
+fn copied_for(operation: &OperationIr) -> u64 {
+    use ModuleOperationIr::{Conv1d, Conv2d};
+    let (x, weight, y) = match operation {
+        OperationIr::Module(Conv2d(op)) => (&op.x, &op.weight, &op.out),
+        OperationIr::Module(Conv1d(op)) => (&op.x, &op.weight, &op.out),
+        _ => return 0,
+    };
+    let filter: usize = weight.shape.iter().skip(2).product();
+    let places = |t: &TensorIr| t.shape.num_elements() / t.shape[1];
+    let [there, back] = [x.shape[1] * places(y), y.shape[1] * places(x)];
+    (filter * there.max(back) * x.dtype.size()) as u64
+}
+
+/// By how much a model is moved to see whether a captured step reads it.
+const FAR: f64 = 1.25;
+
+/// A model whose numbers are larger by a factor.
+fn scaled<M: Module>(model: &M, factor: f64) -> M {
+    struct Scale(f64);
+    impl ModuleMapper for Scale {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, tensor, mapper) = param.consume();
+            let is_trained = tensor.is_require_grad();
+            let tensor = Tensor::from_inner(tensor.inner().mul_scalar(self.0));
+            Param::from_mapped_value(id, tensor.set_require_grad(is_trained), mapper)
+        }
+    }
+    model.clone().map(&mut Scale(factor))
+}
+
+/// Whether a step and its gradients are those of another, where they are finite.
 fn agree<M: Module>(
     model: &M,
     found: &(Played, GradientsParams),
     expected: &(Played, GradientsParams),
-) -> Result<Option<bool>, Error> {
+) -> Result<bool, Error> {
     let space = ParamSpace::new(model, &ParamGroup::all())?;
-    let [found_all, all] = [found, expected].map(|(played, grads)| {
+    let numbers = |(played, grads): &(Played, GradientsParams)| {
+        let statistics = played.statistics.iter().flatten().flatten();
+        let scalars = std::iter::once(&played.loss).chain(&played.accuracy);
+        let scalars = scalars.chain(statistics).map(|t| read_back(t.clone()));
+        let scalars = scalars.collect::<Result<Vec<_>, _>>()?.concat();
         let gradient = space.gradient(model, grads)?;
-        Ok::<_, Error>((read_back(played.loss.clone())?, gradient))
-    });
-    let ((found_losses, found), (losses, expected)) = (found_all?, all?);
-    if !read_back(expected.dot(&expected))?[0].is_finite() {
-        return Ok(None);
-    }
-    let losses = losses.iter().zip(&found_losses);
-    let near =
-        |(loss, found): (&f64, &f64)| (loss - found).abs() <= TOLERANCE * loss.abs().max(1e-3);
-    Ok(Some(
-        losses.clone().all(near) && close(&found, &expected, TOLERANCE)?,
-    ))
+        Ok::<_, Error>((scalars, read_back(gradient.values().clone())?))
+    };
+    let (found, expected) = (numbers(found)?, numbers(expected)?);
+    let near = |found: &[f64], expected: &[f64]| {
+        let pairs = found.iter().zip(expected);
+        let (apart, length) = pairs
+            .filter(|(_, b)| b.is_finite())
+            .fold((0.0, 0.0), |sums, (a, b)| {
+                (sums.0 + (a - b).powi(2), sums.1 + b.powi(2))
+            });
+        apart.sqrt() <= TOLERANCE * length.sqrt()
+    };
+    Ok(near(&found.0, &expected.0) && near(&found.1, &expected.1))
 }
 
 /// Constants of several tasks, of shape `[tasks, ..]`.

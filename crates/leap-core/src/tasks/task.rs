@@ -30,11 +30,12 @@ pub trait Task<M: Module>: Sized {
     /// Any error ends the run and is reported with the task's name and seed.
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError>;
 
-    /// The [loss](Self::loss) of `model` at its next step, without its autodiff graph, and the loss's gradients. Where both
-    /// come out of one computation, override it.
+    /// The [loss](Self::loss) of `model` at its next step, without its autodiff graph, and the loss's gradients. Not to be
+    /// overridden: other tasks than the library's own are asked for their losses alone.
     ///
     /// # Errors
     /// As [`loss`](Self::loss).
+    #[doc(hidden)]
     fn loss_and_gradients(&mut self, model: &M) -> Result<(StepLoss, GradientsParams), TaskError> {
         let mut step = self.loss(model)?;
         let grads = GradientsParams::from_grads(step.loss.backward(), model);

@@ -378,7 +378,10 @@ impl<L: Clone> MetaTrainer<L> {
             self.set_up(attempt, init, &attempt.context.device, attempt.set_ups_draw)
         });
         let alone = alone.collect::<Result<_, _>>()?;
-        let found = stacked.compare(&model, &inner.optimizer, alone)?;
+        let steps = stacked
+            .steps()
+            .map_or(inner.steps, |own| own.min(inner.steps));
+        let found = stacked.compare(&model, &inner.optimizer, alone, steps)?;
         log::info!(
             "tasks are trained {} at once, for which they need about {} MiB on the device",
             attempts.len(),
@@ -453,6 +456,7 @@ impl<L: Clone> MetaTrainer<L> {
                 task,
                 model,
                 recorder,
+                kept: None,
             })
         });
         let tasks = own.collect::<Result<Vec<_>, _>>()?;

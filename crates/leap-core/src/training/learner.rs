@@ -52,7 +52,8 @@ pub trait MetaLearner<M: Module>: Clone + std::fmt::Debug + Send + Sync {
     /// `[tasks]` and vectors that are those of all of them.
     ///
     /// Say so for a learner that handles parameters as [`ParamVector`]s alone, whose operations know of it, and losses
-    /// and other scalars elementwise.
+    /// and other scalars elementwise, and that takes all of a task's steps, and asks for queries after them alone: steps
+    /// are recorded ahead.
     fn stacks(&self) -> bool {
         false
     }

@@ -9,6 +9,7 @@ use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 
 use crate::devices::cluster;
+use crate::devices::device::is_cube;
 use crate::devices::lanes::Lanes;
 use crate::error::{Error, TaskError};
 use crate::saving::checkpoint::Settings;
@@ -206,9 +207,9 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let share = Vec::from_iter(share.filter(|(place, _)| place % size == rank));
         let (folder_of, plans) = (folder.as_ref(), &self.plans);
         let batch = trainer.task_batch(share.len(), lanes);
-        let devices = Vec::from_iter(lanes.devices());
-        let is_again = |(i, device): (usize, _)| devices[..i].contains(device);
-        plans.are_uncaptured(devices.iter().enumerate().any(is_again));
+        // Nobody else may allocate or compile while a step is captured.
+        let gpus = lanes.devices().filter(|device| is_cube(device)).count();
+        plans.are_uncaptured(gpus > 1);
         let trained = self.on_lanes(&share, batch, purpose, tasks, lanes, |attempts, init| {
             trainer.train_tasks(&attempts, init, folder_of, plans, &keep)
         });

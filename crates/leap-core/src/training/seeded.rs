@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use rand::RngCore;
 
@@ -125,12 +124,6 @@ impl<M: Module, T: Task<M>> Task<M> for Seeded<T> {
         let task = &mut self.task;
         self.losses
             .step(&self.seed, &self.device, || task.loss(model))
-    }
-
-    fn loss_and_gradients(&mut self, model: &M) -> Result<(StepLoss, GradientsParams), TaskError> {
-        let task = &mut self.task;
-        self.losses
-            .step(&self.seed, &self.device, || task.loss_and_gradients(model))
     }
 
     fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
