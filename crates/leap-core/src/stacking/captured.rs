@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::Unstackable;
 use super::play::Constant;
-use super::task::{Played, Script};
+use super::script::{Played, Script};
 
 /// What the graph reads. It is written over before each run, in place.
 struct Inputs {

@@ -15,6 +15,7 @@ mod captured;
 mod conv;
 mod play;
 mod record;
+mod script;
 mod stack;
 mod task;
 
