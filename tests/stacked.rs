@@ -1,6 +1,7 @@
 //! Tasks that are trained as one come to what they come to one by one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use burn::grad_clipping::GradientClippingConfig;
@@ -661,11 +662,12 @@ fn on_every_device() {
         let what = format!("Omniglot on {name}");
         compare(
             &what,
+            // Steps so small that a unit with a kink, which rounding puts on its other side, does not grow to more.
             &trainer(0.005),
             &init,
             &tasks.train,
             &tasks.test,
-            (400.0 * roundoff).max(1e-2),
+            (400.0 * roundoff).max(3e-3),
         );
 
         let lanes = Lanes::single(device);
@@ -755,6 +757,7 @@ fn on_every_device() {
 /// A panic in the middle of training ends the run. What is recorded ahead does not keep it waiting.
 #[test]
 fn a_panic_ends_the_run() {
+    static STACKED: AtomicBool = AtomicBool::new(false);
     #[derive(Clone, Debug)]
     struct Panics;
     impl<M: Module> MetaLearner<M> for Panics {
@@ -765,7 +768,8 @@ fn a_panic_ends_the_run() {
             model: M,
             task: &mut T,
         ) -> Result<Learned<M>, TaskError> {
-            task.loss(&model)?;
+            let loss = task.loss(&model)?.loss;
+            STACKED.fetch_or(loss.dims() == [5], Ordering::Relaxed);
             panic!("in the middle of a task");
         }
         fn stacks(&self) -> bool {
@@ -784,6 +788,7 @@ fn a_panic_ends_the_run() {
         let step = AssertUnwindSafe(|| run.step(&Sinusoids::new(), &lanes).is_err());
         send.send(catch_unwind(step).unwrap_or(true)).unwrap();
     });
-    let minutes = std::time::Duration::from_secs(120);
-    assert_eq!(ended.recv_timeout(minutes), Ok(true));
+    let two_minutes = std::time::Duration::from_secs(120);
+    assert_eq!(ended.recv_timeout(two_minutes), Ok(true));
+    assert!(STACKED.load(Ordering::Relaxed));
 }

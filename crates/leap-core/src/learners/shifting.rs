@@ -108,7 +108,7 @@ impl<M: Module> MetaLearner<M> for Shifting {
         if inner.stopping.is_some() {
             return wrong("trajectory shifting does not stop early".into());
         }
-        let steps = task.steps().map_or(inner.steps, |own| own.min(inner.steps));
+        let steps = inner.steps_of(task.steps());
         let rounds = steps / tasks;
         if rounds == 0 {
             return wrong(format!("{steps} steps are not enough for {tasks} tasks"));

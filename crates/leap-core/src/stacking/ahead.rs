@@ -65,7 +65,7 @@ pub(super) fn records<M: Module, T: Task<M> + Send>(
 fn recording_threads() -> Option<&'static ThreadPool> {
     static THREADS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        // More of them would wait for each other, since what Burn knows of its devices is under one lock.
+        // Few, so that the lanes' own threads, and Burn's, have cores left.
         let threads = (cores / 2).min(4);
         let pool = ThreadPoolBuilder::new().num_threads(threads);
         let pool = pool.thread_name(|n| format!("recording {n}"));
@@ -78,7 +78,8 @@ fn recording_threads() -> Option<&'static ThreadPool> {
 pub(super) struct Ahead {
     asks: Sender<Asked>,
     recorded: Receiver<Records>,
-    /// Losses that are still to come.
+    /// Whether a loss has been asked for, and how many are still to come.
+    begun: bool,
     left: usize,
 }
 
@@ -98,6 +99,7 @@ impl Ahead {
             work(Self {
                 asks,
                 recorded,
+                begun: false,
                 left: steps,
             })
         })
@@ -113,7 +115,10 @@ impl Ahead {
             (Asked::Query, _) => return Err(Unstackable::new("queries between steps").into()),
         }
         let gone = || Unstackable::new("the thread that records has ended");
-        self.asks.send(asked).map_err(|_| gone())?;
+        // Once the first loss is asked for, all are.
+        if asked == Asked::Query || !std::mem::replace(&mut self.begun, true) {
+            self.asks.send(asked).map_err(|_| gone())?;
+        }
         self.recorded.recv().map_err(|_| gone())?
     }
 }
@@ -121,21 +126,17 @@ impl Ahead {
 /// Records until nobody asks any more.
 fn work_ahead<M: Module, T: Task<M> + Send>(
     tasks: &mut [Own<M, T>],
-    mut steps: usize,
+    steps: usize,
     asked: &Receiver<Asked>,
     send: &SyncSender<Records>,
 ) {
-    while let Ok(first) = asked.recv() {
-        if first == Asked::Query {
-            if send.send(records(tasks, first)).is_err() {
-                return;
-            }
-            continue;
-        }
-        // Once the first is asked for, all are.
-        while steps > 0 {
-            steps -= 1;
-            let records = records(tasks, Asked::Loss);
+    while let Ok(asked) = asked.recv() {
+        let times = match asked {
+            Asked::Loss => steps,
+            Asked::Query => 1,
+        };
+        for _ in 0..times {
+            let records = records(tasks, asked);
             let failed = records.is_err();
             if send.send(records).is_err() || failed {
                 return;

@@ -3,27 +3,20 @@
 //! A small model keeps a GPU busy for less time than it takes to launch its kernels one by one. What a stacked step launches
 //! is the same at each step, so that the device can record it once, as a graph, and run the graph from then on.
 
-use burn::backend::ir::TensorId;
 use burn::backend::{Backend, BackendGraph, Dispatch, DispatchDevice, ExecutionError};
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 
 use super::Unstackable;
-use super::play::Constant;
-use super::script::{Played, Script};
+use super::script::{Constants, Played, Script};
+use super::stack::{flat_floats, with_floats};
 
 /// What the graph reads. It is written over before each run, in place.
 struct Inputs {
     /// All floating-point numbers of the model, in the order in which they are visited.
     floats: Tensor<1>,
-    constants: Vec<(TensorId, Constant)>,
-}
-
-/// What the graph writes, at each run in the same place.
-struct Outputs {
-    played: Played,
-    grads: GradientsParams,
+    constants: Constants,
 }
 
 /// A captured step.
@@ -31,7 +24,8 @@ pub(super) struct Captured {
     // Dropped before what it reads and writes.
     graph: BackendGraph<Dispatch>,
     inputs: Inputs,
-    outputs: Outputs,
+    /// What the graph writes, at each run in the same place.
+    outputs: (Played, GradientsParams),
     device: Device,
 }
 
@@ -56,24 +50,19 @@ impl Captured {
     pub fn new<M: Module>(
         script: &mut Script,
         model: &M,
-        constants: Vec<(TensorId, Constant)>,
+        constants: Constants,
     ) -> Result<Option<Self>, Unstackable> {
-        let Some(floats) = flat(model) else {
+        let parts = flat_floats(model);
+        let sizes = Vec::from_iter(parts.iter().map(|part| part.dims()[0]));
+        let Some(floats) = joined(parts) else {
             return Ok(None);
         };
         let device = script.device.clone().without_autodiff();
         let on = device.as_dispatch();
         let inputs = Inputs { floats, constants };
         let mut step = || {
-            let mut unflatten = Unflatten {
-                floats: &inputs.floats,
-                first: 0,
-            };
-            let model = model.clone().map(&mut unflatten);
-            let played = script.play(&model, inputs.constants.iter().cloned())?;
-            let grads = GradientsParams::from_grads(played.loss.clone().backward(), &model);
-            let played = played.map(Tensor::inner);
-            Ok::<_, Unstackable>(Outputs { played, grads })
+            let parts = inputs.floats.clone().split_with_sizes(sizes.clone(), 0);
+            script.step(&with_floats(model, parts, 1), inputs.constants.clone())
         };
         let not = |error: ExecutionError| {
             log::debug!("a step is not captured: {error}");
@@ -111,10 +100,10 @@ impl Captured {
     pub fn run<M: Module>(
         &mut self,
         model: &M,
-        constants: Vec<(TensorId, Constant)>,
+        constants: Constants,
     ) -> Result<(Played, GradientsParams), Unstackable> {
         let changed = || Unstackable::new("a model that changes");
-        let floats = flat(model).ok_or_else(changed)?;
+        let floats = joined(flat_floats(model)).ok_or_else(changed)?;
         let count = floats.dims()[0];
         let inputs = &mut self.inputs;
         inputs
@@ -129,47 +118,21 @@ impl Captured {
         let replayed = unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) };
         replayed.map_err(|error| Unstackable::new(error.to_string()))?;
         // The next run writes over them, while others may keep what they are given.
+        let (played, grads) = &self.outputs;
         let mut copies = Copies {
-            of: &self.outputs.grads,
+            of: grads,
             copies: GradientsParams::new(),
         };
         model.visit(&mut copies);
         let copy = |tensor: Tensor<1>| tensor.mul_scalar(1.0);
-        Ok((self.outputs.played.clone().map(copy), copies.copies))
+        Ok((played.clone().map(copy), copies.copies))
     }
 }
 
-/// All floating-point numbers of a model, if they are of one type.
-fn flat<M: Module>(model: &M) -> Option<Tensor<1>> {
-    struct Flatten(Vec<Tensor<1>>);
-    impl ModuleVisitor for Flatten {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(param.val().inner().reshape([-1]));
-        }
-    }
-    let mut parts = Flatten(Vec::new());
-    model.visit(&mut parts);
-    let Flatten(parts) = parts;
+/// The tensors of a model as one, if they are of one type.
+fn joined(parts: Vec<Tensor<1>>) -> Option<Tensor<1>> {
     let alike = parts.iter().all(|part| part.dtype() == parts[0].dtype());
     (alike && !parts.is_empty()).then(|| Tensor::cat(parts, 0))
-}
-
-/// Gives a model the numbers of a vector.
-struct Unflatten<'a> {
-    floats: &'a Tensor<1>,
-    first: usize,
-}
-
-impl ModuleMapper for Unflatten<'_> {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (id, tensor, mapper) = param.consume();
-        let dims = tensor.dims();
-        let (first, is_trained) = (self.first, tensor.is_require_grad());
-        self.first += dims.iter().product::<usize>();
-        let part = self.floats.clone().slice(first..self.first);
-        let part = Tensor::from_inner(part.reshape(dims));
-        Param::from_mapped_value(id, part.set_require_grad(is_trained), mapper)
-    }
 }
 
 /// Copies gradients.

@@ -2,8 +2,8 @@
 //!
 //! Burn's convolution with a group for each task is not made for many groups: on a GPU, each output is summed up by a thread
 //! of its own, and the gradient of the weights is taken group by group. Here the numbers that a filter is laid over are
-//! copied into a matrix, by a table of where each comes from, and the convolution is a product (Chellapilla, Puri and
-//! Simard: "High Performance Convolutional Neural Networks for Document Processing", 2006), and so are both gradients.
+//! copied into a matrix (*im2col*), by a table of where each comes from, and the convolution is a product (Chellapilla, Puri
+//! and Simard: "High Performance Convolutional Neural Networks for Document Processing", 2006), and so are both gradients.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;

@@ -678,24 +678,14 @@ impl Player {
             Op::Linear(op) => self.linear(op)?,
             Op::BatchNorm(op) => self.batch_norm(op)?,
             Op::Conv2d(op) => {
+                let of = [&op.x, &op.weight, &op.out];
                 let options: ConvOptions<2> = op.options.clone().into();
-                let conv = Dispatch::conv2d;
-                self.convolve(
-                    [&op.x, &op.weight, &op.out],
-                    op.bias.as_ref(),
-                    options,
-                    conv,
-                )?;
+                self.convolve(of, op.bias.as_ref(), options, Dispatch::conv2d)?;
             }
             Op::Conv1d(op) => {
+                let of = [&op.x, &op.weight, &op.out];
                 let options: ConvOptions<1> = op.options.clone().into();
-                let conv = Dispatch::conv1d;
-                self.convolve(
-                    [&op.x, &op.weight, &op.out],
-                    op.bias.as_ref(),
-                    options,
-                    conv,
-                )?;
+                self.convolve(of, op.bias.as_ref(), options, Dispatch::conv1d)?;
             }
             Op::MaxPool2d(op) => {
                 let x = self.joined(&op.x)?;

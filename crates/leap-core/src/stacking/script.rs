@@ -56,7 +56,7 @@ impl Script {
     pub fn play<M: Module>(
         &mut self,
         model: &M,
-        constants: impl Iterator<Item = (TensorId, Constant)>,
+        constants: Constants,
     ) -> Result<Played, Unstackable> {
         struct Bind<'a> {
             player: &'a mut Player,
@@ -126,16 +126,14 @@ impl Script {
             statistics,
         })
     }
-}
 
-impl Script {
     /// The step with its gradients.
     pub fn step<M: Module>(
         &mut self,
         model: &M,
         constants: Constants,
     ) -> Result<(Played, GradientsParams), Unstackable> {
-        let played = self.play(model, constants.into_iter())?;
+        let played = self.play(model, constants)?;
         let grads = GradientsParams::from_grads(played.loss.clone().backward(), model);
         Ok((played.map(Tensor::inner), grads))
     }

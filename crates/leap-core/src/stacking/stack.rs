@@ -103,7 +103,7 @@ pub(crate) fn flat_floats<M: Module>(model: &M) -> Vec<Tensor<1>> {
 }
 
 /// A copy of `model` with other tensors, flat, of so many times its own along the first dimension.
-fn with_floats<M: Module>(model: &M, floats: Vec<Tensor<1>>, times: usize) -> M {
+pub(crate) fn with_floats<M: Module>(model: &M, floats: Vec<Tensor<1>>, times: usize) -> M {
     struct Place {
         floats: std::vec::IntoIter<Tensor<1>>,
         times: usize,

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::backend::ir::{BaseOperationIr, ModuleOperationIr, OperationIr, TensorId, TensorIr};
-use burn::module::{Module, ModuleMapper, Param, ParamGroup};
+use burn::module::{Module, ParamGroup};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
@@ -16,7 +16,7 @@ use super::conv::{Geometry, Tables};
 use super::play::{Constant, Types};
 use super::record::{Record, Recorder};
 use super::script::{Constants, Played, Script};
-use super::stack::{Floats, flat_floats, stack, unstack};
+use super::stack::{Floats, flat_floats, stack, unstack, with_floats};
 use crate::devices::device::{is_cube, product_roundoff};
 use crate::error::{Error, TaskError};
 use crate::space::copy::task_copy;
@@ -127,6 +127,7 @@ pub(crate) struct StackedTask<M, T> {
     device: Device,
     types: Types,
     plan: Plan,
+    /// None while a step has them.
     tables: HashMap<Geometry, Tables>,
     capturing: Capturing,
     /// Number of steps so far.
@@ -296,7 +297,7 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
     }
 
     /// What is played at a step that was recorded of each task, and on what.
-    fn script(&self, records: Vec<Record>) -> Result<(Script, Constants), Unstackable> {
+    fn script(&mut self, records: Vec<Record>) -> Result<(Script, Constants), Unstackable> {
         let tasks = self.count;
         let alike = |record: &Record| records.iter().all(|other| other.is_like(record));
         if !records.first().is_some_and(alike) {
@@ -321,7 +322,7 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
                 .into_iter()
                 .next()
                 .ok_or_else(|| Unstackable::new("no task at all"))?,
-            tables: self.tables.clone(),
+            tables: std::mem::take(&mut self.tables),
         };
         Ok((script, constants))
     }
@@ -372,7 +373,10 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
             Capturing::After(steps) => Capturing::After(steps - 1),
             // It may be that what it reads has stayed as it was, which shows best if that is far from what it is now.
             Capturing::New(mut captured) => {
-                let moved = scaled(model, FAR);
+                let far = flat_floats(model)
+                    .into_iter()
+                    .map(|part| part.mul_scalar(FAR));
+                let moved = with_floats(model, far.collect(), 1);
                 let expected = script.step(&moved, constants.clone())?;
                 let found = captured.run(&moved, constants.clone());
                 let agree = found.map(|found| agree(model, &found, &expected));
@@ -397,14 +401,6 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
             return captured.run(model, constants);
         }
         script.step(model, constants)
-    }
-
-    /// Plays a step that was recorded of each task.
-    fn play(&mut self, model: &M, records: Vec<Record>) -> Result<Played, TaskError> {
-        let (mut script, constants) = self.script(records)?;
-        let played = script.play(model, constants.into_iter())?;
-        self.tables = script.tables;
-        Ok(played)
     }
 
     /// Keeps what a step leaves behind.
@@ -458,14 +454,10 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
         let bytes = records
             .first()
             .map_or(0, |record| self.bytes(record, steps));
-        let step = self.play(stacked, records)?;
-        let statistics = Vec::from_iter(step.statistics.iter().map(|pair| {
-            let pair = pair.as_ref()?;
-            Some(pair.each_ref().map(|newest| newest.clone().inner()))
-        }));
-        let grads = GradientsParams::from_grads(step.loss.clone().backward(), stacked);
+        let (mut script, constants) = self.script(records)?;
+        let (played, grads) = script.step(stacked, constants)?;
         let gradient = wide.gradient(stacked, &grads)?;
-        let losses = read_back(step.loss.inner())?;
+        let losses = read_back(played.loss)?;
         let gradients = gradient.clone().unstack(&space);
         let mut plan = None;
         for (index, (mut task, model)) in alone.into_iter().enumerate() {
@@ -491,7 +483,7 @@ impl<M: Module, T: Task<M> + Send> StackedTask<M, T> {
             }
             let after = flat_floats(&task_copy(&model));
             self.check_others(&before, &after)?;
-            let momenta = self.momenta(index, &statistics, &before, &after)?;
+            let momenta = self.momenta(index, &played.statistics, &before, &after)?;
             if *plan.get_or_insert(momenta.clone()) != momenta {
                 let why = "running statistics that are kept in another way in each task";
                 return Err(Unstackable::new(why).into());
@@ -605,7 +597,7 @@ impl<M: Module, T: Task<M> + Send> Task<M> for StackedTask<M, T> {
     /// Of shape `[tasks]`; the sum of the losses goes backward, so that each task has its own gradient.
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         let (mut script, constants) = self.next_step()?;
-        let played = script.play(model, constants.into_iter());
+        let played = script.play(model, constants);
         let played = played.map_err(|why| self.in_the_middle(why))?;
         Ok(self.keep(script, played))
     }
@@ -619,7 +611,10 @@ impl<M: Module, T: Task<M> + Send> Task<M> for StackedTask<M, T> {
 
     fn query(&mut self, model: &M) -> Result<Tensor<1>, TaskError> {
         let records = self.records(Asked::Query)?;
-        Ok(self.play(model, records)?.loss)
+        let (mut script, constants) = self.script(records)?;
+        let loss = script.play(model, constants)?.loss;
+        self.tables = script.tables;
+        Ok(loss)
     }
 
     fn steps(&self) -> Option<usize> {
@@ -643,20 +638,6 @@ fn copied_for(operation: &OperationIr) -> u64 {
 
 /// By how much a model is moved to see whether a captured step reads it.
 const FAR: f64 = 1.25;
-
-/// A model whose numbers are larger by a factor.
-fn scaled<M: Module>(model: &M, factor: f64) -> M {
-    struct Scale(f64);
-    impl ModuleMapper for Scale {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (id, tensor, mapper) = param.consume();
-            let is_trained = tensor.is_require_grad();
-            let tensor = Tensor::from_inner(tensor.inner().mul_scalar(self.0));
-            Param::from_mapped_value(id, tensor.set_require_grad(is_trained), mapper)
-        }
-    }
-    model.clone().map(&mut Scale(factor))
-}
 
 /// Whether a step and its gradients are those of another, where they are finite.
 fn agree<M: Module>(

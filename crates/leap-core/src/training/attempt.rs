@@ -197,7 +197,7 @@ impl<L: Clone> MetaTrainer<L> {
             };
             let (model, curve, gradient, figures) =
                 self.learn(&named, &inner, seed, model, task)?;
-            let steps = task.steps().map_or(inner.steps, |own| own.min(inner.steps));
+            let steps = inner.steps_of(task.steps());
             let (held_out, normalized_by) = self.look(&model, steps, task)?;
             Ok(Trained {
                 model,
@@ -378,9 +378,7 @@ impl<L: Clone> MetaTrainer<L> {
             self.set_up(attempt, init, &attempt.context.device, attempt.set_ups_draw)
         });
         let alone = alone.collect::<Result<_, _>>()?;
-        let steps = stacked
-            .steps()
-            .map_or(inner.steps, |own| own.min(inner.steps));
+        let steps = inner.steps_of(stacked.steps());
         let found = stacked.compare(&model, &inner.optimizer, alone, steps)?;
         log::info!(
             "tasks are trained {} at once, for which they need about {} MiB on the device",
@@ -407,9 +405,7 @@ impl<L: Clone> MetaTrainer<L> {
         let (mut tasks, model) = self.stack(attempts, init, plan)?;
         let curves = Arc::new(Mutex::new(Vec::new()));
         inner.curves = Some(curves.clone());
-        let steps = tasks
-            .steps()
-            .map_or(inner.steps, |own| own.min(inner.steps));
+        let steps = inner.steps_of(tasks.steps());
         let wide = space.stacked(attempts.len());
         let learn = |tasks: &mut _| self.learn(&wide, &inner, seed, model, tasks);
         let learned = tasks.train(steps, !plans.are_uncaptured(false), learn);

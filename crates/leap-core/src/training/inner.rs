@@ -100,6 +100,11 @@ impl InnerLoop {
         (self.lr)(steps).map_err(Error::InvalidSetting)
     }
 
+    /// How many steps a task takes that has so many of its [own](Task::steps).
+    pub(crate) fn steps_of(&self, own: Option<usize>) -> usize {
+        own.map_or(self.steps, |own| own.min(self.steps))
+    }
+
     /// Trains `model` on `task` and lets `path` record each step. Nothing is read back from the
     /// device from one step to the next.
     ///
@@ -126,7 +131,7 @@ impl InnerLoop {
         path: &mut impl LearningPath,
         mut transform: impl FnMut(&M, GradientsParams) -> Result<GradientsParams, Error>,
     ) -> Result<(M, LearningCurve), TaskError> {
-        let steps = task.steps().map_or(self.steps, |own| own.min(self.steps));
+        let steps = self.steps_of(task.steps());
         let mut optimizer = self.optimizer.clone();
         let mut lr = self.lr(steps)?;
         let mut log = ScalarLog::default();
