@@ -14,7 +14,7 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
 use leap_core::{
     Error, InnerLoop, Leap, LeapPath, Learned, LearningPath, MetaLearner, MetaTrainer, Method,
-    ParamSpace, Pulled, Sequential, Task, TaskError,
+    ParamSpace, Sequential, Task, TaskError,
 };
 use leap_lab::{Experiment, Run, RunOptions, Session, Sweep};
 use leap_models::{ConvNet, ConvNetConfig};
@@ -121,10 +121,7 @@ impl Experiment for Pairing {
         let learner = match &*run.method {
             MISPAIRED => Learner::Mispaired,
             _ => Learner::Method(match run.method()? {
-                Method::Shifting(shifting) if shifting.pulled == Pulled::ByEnds => {
-                    shifting.with_lr(lr / TASK_STEPS as f64).into()
-                }
-                Method::Shifting(shifting) => shifting.with_lr(lr).into(),
+                Method::Shifting(shifting) => shifting.with_meta_lr(lr, TASK_STEPS).into(),
                 other => other,
             }),
         };

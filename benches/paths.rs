@@ -3,16 +3,18 @@
 //! so steps, go with one over it.
 //!
 //! ```text
-//! cargo bench --profile dev --bench paths -- SEED INIT.safetensors…
+//! cargo bench --profile dev --bench paths -- SEED FOLDER [NAME=]INIT.safetensors…
 //! ```
 //!
-//! Held-out alphabets are those of the example `omniglot` with the same seed; files are its `init.safetensors`.
+//! Held-out alphabets are those of the example `omniglot` with the same seed; files are its `init.safetensors`. The table goes to
+//! the standard output, and two charts of the same paths, step by step, to the folder: `lengths.svg` and `relative-lengths.svg`.
 
 use std::ops::Range;
+use std::path::Path;
 
 use burn::tensor::Device;
 use leap_core::{Lanes, MetaTrainer, NoPretraining, PathTrace};
-use leap_lab::load_initialization;
+use leap_lab::{Chart, Series, load_initialization};
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -24,6 +26,8 @@ struct Figures {
     end: Vec<f64>,
     relative: Vec<f64>,
     lengths: [f64; 3],
+    /// Length through the convolutions' weights up to each step, and mean of their relative lengths up to it.
+    curves: [Vec<f64>; 2],
 }
 
 fn norm(values: &[f64]) -> f64 {
@@ -63,13 +67,15 @@ fn figures(traces: &[PathTrace]) -> Figures {
         let step =
             |a: &[f64], b: &[f64]| norm(&Vec::from_iter(a.iter().zip(b).map(|(a, b)| b - a)));
         let pairs = || points.windows(2).map(|pair| (&pair[0], &pair[1]));
-        let part = |ranges: &[Range<usize>]| {
+        // Through some of the parameters, a step at a time.
+        let steps = |ranges: &[Range<usize>]| {
             let steps = pairs().map(|(a, b)| {
                 let parts = ranges.iter().map(|k| step(&a[k.clone()], &b[k.clone()]));
                 norm(&Vec::from_iter(parts))
             });
-            steps.sum::<f64>()
+            Vec::from_iter(steps)
         };
+        let part = |ranges: &[Range<usize>]| steps(ranges).iter().sum::<f64>();
         let whole = 0..at;
         let lengths = [part(&[whole]), part(&kernels), part(&head)];
         for (sum, length) in all.lengths.iter_mut().zip(lengths) {
@@ -78,20 +84,34 @@ fn figures(traces: &[PathTrace]) -> Figures {
         let of = |point: &[f64]| Vec::from_iter(kernels.iter().map(|k| norm(&point[k.clone()])));
         add(&mut all.start, &of(&points[0]), weight);
         add(&mut all.end, &of(&points[points.len() - 1]), weight);
-        let relative = kernels.iter().map(|k| {
-            let steps = pairs()
-                .map(|(a, b)| step(&a[k.clone()], &b[k.clone()]) / norm(&a[k.clone()]).max(1e-12));
-            steps.sum::<f64>()
-        });
-        add(&mut all.relative, &Vec::from_iter(relative), weight);
+        let relative = |(a, b): (&Vec<f64>, &Vec<f64>)| {
+            let of = |k: &Range<usize>| {
+                step(&a[k.clone()], &b[k.clone()]) / norm(&a[k.clone()]).max(1e-12)
+            };
+            Vec::from_iter(kernels.iter().map(of))
+        };
+        let relative = Vec::from_iter(pairs().map(relative));
+        for steps in &relative {
+            add(&mut all.relative, steps, weight);
+        }
+        let mean = |of: &Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
+        let each = [steps(&kernels), relative.iter().map(mean).collect()];
+        for (curve, steps) in all.curves.iter_mut().zip(each) {
+            let sums = steps.iter().scan(0.0, |sum, step| {
+                *sum += step;
+                Some(*sum)
+            });
+            add(curve, &Vec::from_iter(sums), weight);
+        }
     }
     all
 }
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
-    let usage = "paths SEED INIT.safetensors…";
+    let usage = "paths SEED FOLDER [NAME=]INIT.safetensors…";
     let seed: u64 = args.next().expect(usage).parse().expect(usage);
+    let folder = args.next().expect(usage);
     let device = Device::flex().autodiff();
     let data = Omniglot::bundled().expect("sound data");
     let config = OmniglotTasksConfig::new().with_seed(seed);
@@ -102,15 +122,17 @@ fn main() {
         "| initialization | norms of the kernels | at the end | relative lengths | length | of the kernels | of the head |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for file in args {
+    let mut series = [Vec::new(), Vec::new()];
+    for (colour, arg) in args.enumerate() {
+        let (name, file) = arg.split_once('=').unwrap_or((&arg, &arg));
         let model = ConvNetConfig::new().init(&device).expect("sound settings");
-        let init = load_initialization(&file, model).expect("an initialization of `omniglot`");
+        let init = load_initialization(file, model).expect("an initialization of `omniglot`");
         let traces = trainer.trace(&init, &tasks.test, tasks.test.heads(), &lanes);
         let figures = figures(&traces.expect("paths"));
         let list =
             |values: &[f64]| Vec::from_iter(values.iter().map(|v| format!("{v:.1}"))).join(", ");
         println!(
-            "| {file} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
+            "| {name} | {} | {} | {} | {:.1} | {:.1} | {:.1} |",
             list(&figures.start),
             list(&figures.end),
             list(&figures.relative),
@@ -118,5 +140,25 @@ fn main() {
             figures.lengths[1],
             figures.lengths[2],
         );
+        for (series, curve) in series.iter_mut().zip(figures.curves) {
+            series.push(Series::over(name, colour, 1.0, &[curve]));
+        }
+    }
+    let names = ["lengths", "relative-lengths"];
+    let titles = [
+        "Length of the kernels' paths so far",
+        "The same, each kernel's over its norm",
+    ];
+    for ((name, title), series) in names.into_iter().zip(titles).zip(series) {
+        let chart = Chart {
+            title: title.to_string(),
+            x: "training step".to_string(),
+            y: "length".to_string(),
+            series,
+            from_zero: true,
+            marks: false,
+        };
+        let file = Path::new(&folder).join(name).with_extension("svg");
+        std::fs::write(file, chart.svg().expect("paths")).expect("a folder to write to");
     }
 }

@@ -1,6 +1,7 @@
 //! Tasks that are trained at once against tasks one by one, on the Omniglot convnet: task steps a second, the bytes that
 //! are predicted and those that the device reserved, and how far the meta-gradients are apart. On a GPU also the kernels that
-//! are launched in a task step, one by one, at once, and at once without Leap. The first meta-step compiles and tunes, and is timed apart.
+//! are launched in a task step, in a loop written by hand, one by one, at once, and at once without Leap. Then how often
+//! numbers are read back for a task. The first meta-step compiles and tunes, and is timed apart.
 //!
 //! ```text
 //! cargo bench --profile dev --bench stacked -- [DEVICE] [TASKS,…] [FILTERS] [TASK_STEPS] [META_STEPS]
@@ -10,13 +11,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
+use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::Device;
 use leap_core::{
-    InnerLoop, Lanes, Leap, Learned, MetaLearner, MetaTrainer, ParamSpace, Task, TaskError,
+    InnerLoop, Lanes, Leap, Learned, MetaLearner, MetaTrainer, ParamSpace, Purpose, Task,
+    TaskContext, TaskError, TaskSeed, TaskSet,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
-use leap_tests::{Launches, floats};
+use leap_tests::{Launches, ReadBacks, floats};
 
 struct Measured {
     /// Task steps a second, of the fastest meta-step.
@@ -53,9 +56,9 @@ fn main() {
     println!("{}", leap_core::describe_device(&device));
     println!(
         "| tasks | one by one, steps/s | at once, steps/s | ratio | predicted MiB | reserved MiB | apart | \
-         launches one by one | at once | without Leap | first meta-step, s |"
+         launches by hand | one by one | at once | without Leap | read-backs a task | first meta-step, s |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("|{}", " --- |".repeat(13));
     let mib =
         |bytes: Option<u64>| bytes.map_or("–".into(), |b| format!("{:.0}", b as f64 / 1048576.0));
     for count in counts {
@@ -75,15 +78,17 @@ fn main() {
         };
         let apart = norm(&mut { pairs }) / norm(&mut { moved });
         println!(
-            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {apart:.1e} | {} | {} | {} | {:.1} |",
+            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {apart:.1e} | {} | {} | {} | {} | {:.1} | {:.1} |",
             alone.speed,
             at_once.speed,
             at_once.speed / alone.speed,
             mib(at_once.predicted.map(|bytes| bytes * count as u64)),
             mib(at_once.used),
+            by_hand(&device, &init, &tasks),
             launches(Leap::new(), &device, &init, &tasks, [count, 1]),
             launches(Leap::new(), &device, &init, &tasks, [count, count]),
             launches(Plain, &device, &init, &tasks, [count, count]),
+            read_backs(&device, &init, &tasks, count),
             at_once.begin,
         );
     }
@@ -124,23 +129,84 @@ fn launches<L: MetaLearner<ConvNet>>(
     tasks: &OmniglotSplits,
     [count, at_once]: [usize; 2],
 ) -> String {
-    let lanes = Lanes::single(device);
-    let [few, many] = [2, 4].map(|steps| {
+    let counts = [2, 4].map(|steps| {
         let trainer = MetaTrainer::new(learner.clone())
-            .with_meta_batch_size(count)
             .with_task_steps(steps)
             .with_task_batch(at_once);
-        let mut run = trainer.begin(init.clone()).expect("sound settings");
-        // The first compares, compiles and tunes.
-        run.step(&tasks.train, &lanes).expect("a meta-step");
-        let launches = Launches::new();
-        run.step(&tasks.train, &lanes).expect("a meta-step");
-        launches.count()
+        second_step(trainer, device, init, tasks, count, |step| {
+            let launches = Launches::new();
+            step();
+            launches.count()
+        })
     });
+    of_a_step(counts, count)
+}
+
+/// What is counted in the second meta-step; the first compares, compiles and tunes.
+fn second_step<L: MetaLearner<ConvNet>>(
+    trainer: MetaTrainer<L>,
+    device: &Device,
+    init: &ConvNet,
+    tasks: &OmniglotSplits,
+    count: usize,
+    counted: impl FnOnce(&mut dyn FnMut()) -> usize,
+) -> usize {
+    let lanes = Lanes::single(device);
+    let trainer = trainer.with_meta_batch_size(count);
+    let mut run = trainer.begin(init.clone()).expect("sound settings");
+    let mut step = || drop(run.step(&tasks.train, &lanes).expect("a meta-step"));
+    step();
+    counted(&mut step)
+}
+
+/// What is counted in a step of one of `count` tasks, from the counts of tasks of 2 steps and of 4.
+fn of_a_step([few, many]: [usize; 2], count: usize) -> String {
     match many {
         0 => "–".into(),
         _ => format!("{:.1}", (many as f64 - few as f64) / (2 * count) as f64),
     }
+}
+
+/// Kernels of a step of the loop that a user of Burn writes.
+fn by_hand(device: &Device, init: &ConvNet, tasks: &OmniglotSplits) -> String {
+    let device = device.clone().autodiff();
+    let counts = [2, 4].map(|steps| {
+        let context = TaskContext {
+            seed: TaskSeed {
+                seed: 0,
+                purpose: Purpose::Training,
+                meta_step: 0,
+                task: 0,
+            },
+            device: device.clone(),
+            steps,
+        };
+        let mut task = TaskSet::<ConvNet>::task(&tasks.train, 0, &context).expect("a task");
+        let mut optimizer = SgdConfig::new().init();
+        let mut model = init.clone();
+        let launches = Launches::new();
+        for _ in 0..steps {
+            let loss = task.loss(&model).expect("a loss").loss;
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            model = optimizer.step(0.1, model, grads);
+        }
+        drop(floats(&model));
+        launches.count()
+    });
+    of_a_step(counts, 1)
+}
+
+/// How often numbers are read back for a task of 10 steps.
+fn read_backs(device: &Device, init: &ConvNet, tasks: &OmniglotSplits, count: usize) -> f64 {
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_task_steps(10)
+        .with_task_batch(count);
+    let counted = second_step(trainer, device, init, tasks, count, |step| {
+        let read = ReadBacks::new(device);
+        step();
+        read.count()
+    });
+    counted as f64 / count as f64
 }
 
 fn measure(

@@ -14,7 +14,7 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::{MetaTrainer, Method, Pulled, Reptile, Sequential, Statistics, TaskError};
+use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
     Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, load_initialization,
     not_negative, positive, read_settings,
@@ -249,14 +249,7 @@ impl Experiment for Alphabets {
         };
         let meta_lr = run.setting(META_LR).or(self.meta_lr()).unwrap_or(meta_lr);
         let method = match method {
-            Method::Shifting(shifting) => {
-                // The sum of a task's pulls is Leap's; its ends are looked at in each step.
-                let times = match shifting.pulled {
-                    Pulled::ByEnds => self.task_steps as f64,
-                    Pulled::ByPaths(_) => 1.0,
-                };
-                shifting.with_lr(meta_lr / times).into()
-            }
+            Method::Shifting(shifting) => shifting.with_meta_lr(meta_lr, self.task_steps).into(),
             other => other,
         };
         let trainer = MetaTrainer::new(method)

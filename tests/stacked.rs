@@ -724,6 +724,20 @@ fn on_every_device() {
             run.step(&sinusoids, &lanes).unwrap();
             launches.count()
         };
+        // Nothing is read back between the steps of a task, in what is launched and in what is captured.
+        let read = |steps: usize| {
+            let mut run = long(steps).with_task_batch(5).begin(mlp(device)).unwrap();
+            run.step(&sinusoids, &lanes).unwrap();
+            let read = leap_tests::ReadBacks::new(device);
+            run.step(&sinusoids, &lanes).unwrap();
+            read.count()
+        };
+        for [few, many] in [[4, 20], [30, 60]] {
+            let [few, many] = [few, many].map(read);
+            println!("{name}: {few} read-backs in a meta-step, {many} in one of longer tasks");
+            assert!(many > 0, "{name}: they are not counted");
+            assert!(is_counted <= (few == many), "{name}: {few} and {many}");
+        }
         let few = (launches(20) - launches(10)) as f64 / 10.0;
         let many = (launches(60) - launches(30)) as f64 / 30.0;
         println!(

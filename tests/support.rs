@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::loss::CrossEntropyLossConfig;
@@ -55,6 +55,57 @@ impl Launches {
     /// How many there were; none where nothing was compiled in that has any.
     pub fn count(&self) -> usize {
         self.count.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts how often this process reads numbers back from a device, as long as it lives.
+pub struct ReadBacks {
+    device: String,
+    before: usize,
+}
+
+/// The devices that were read from, a line of the log each.
+static READ: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct ReadLog;
+
+impl log::Log for ReadLog {
+    fn enabled(&self, metadata: &log::Metadata) -> bool {
+        metadata.target() == "leap_core::read_back"
+    }
+
+    fn log(&self, record: &log::Record) {
+        if self.enabled(record.metadata()) {
+            READ.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl ReadBacks {
+    /// From now on, of a device.
+    ///
+    /// # Panics
+    /// If the program has a log of its own.
+    pub fn new(device: &Device) -> Self {
+        static LOG: Once = Once::new();
+        LOG.call_once(|| {
+            log::set_logger(&ReadLog).expect("no other log");
+            log::set_max_level(log::LevelFilter::Trace);
+        });
+        let mut new = Self {
+            device: format!("{:?}", device.clone().without_autodiff()),
+            before: 0,
+        };
+        new.before = new.count();
+        new
+    }
+
+    /// How often there was one.
+    pub fn count(&self) -> usize {
+        let read = READ.lock().unwrap();
+        read.iter().filter(|name| **name == self.device).count() - self.before
     }
 }
 

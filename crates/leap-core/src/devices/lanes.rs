@@ -214,6 +214,10 @@ enum Failure {
 
 impl Lane {
     /// Whether the device still delivers what is read back.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a tensor of its own, after a failure"
+    )]
     fn answers(&self) -> bool {
         let one = || Tensor::<1>::ones([1], &self.device).try_into_data().is_ok();
         catch_unwind(AssertUnwindSafe(one)).unwrap_or(false)

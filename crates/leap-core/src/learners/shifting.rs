@@ -84,6 +84,16 @@ impl Shifting {
         self.lr = lr;
         self
     }
+
+    /// β for tasks of `steps` steps, such that the initialization is drawn about as far by them as by those of
+    /// [`Reptile`](crate::Reptile) or [`Leap`] at a meta learning rate of `lr`: the ends of paths are looked at in each step,
+    /// while Leap's pulls are the terms of one sum.
+    pub fn with_meta_lr(self, lr: f64, steps: usize) -> Self {
+        self.with_lr(match self.pulled {
+            Pulled::ByEnds => lr / steps.max(1) as f64,
+            Pulled::ByPaths(_) => lr,
+        })
+    }
 }
 
 /// The mean of vectors.

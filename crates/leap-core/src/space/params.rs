@@ -487,8 +487,13 @@ impl Sub for ParamVector {
     }
 }
 
+/// The target of the log's line for each time that numbers are read back; the line is the device's name.
+const READ_BACK: &str = "leap_core::read_back";
+
 /// A flat tensor, on the host.
 pub(crate) fn fetch(tensor: &Tensor<1>) -> Result<TensorData, Error> {
+    log::trace!(target: READ_BACK, "{:?}", tensor.device());
+    #[expect(clippy::disallowed_methods, reason = "here it is counted")]
     let data = tensor.clone().try_into_data();
     data.map_err(|error| Error::ReadBack(format!("{error:?}")))
 }

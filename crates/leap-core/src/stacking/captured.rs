@@ -75,6 +75,7 @@ impl Captured {
         for _ in 0..WARM_UP {
             // What is dropped before it is asked for may never be computed.
             let outputs = step()?;
+            #[expect(clippy::disallowed_methods, reason = "once in a meta-batch")]
             if let Err(error) = Dispatch::sync(on) {
                 return Ok(not(error));
             }

@@ -297,6 +297,7 @@ impl<B: ProductConv, C: CheckpointStrategy> ProductConv for Autodiff<B, C> {
 }
 
 #[cfg(all(test, feature = "flex"))]
+#[expect(clippy::disallowed_methods, reason = "a test reads what comes out")]
 mod tests {
     use burn::tensor::module::conv2d;
     use rand::Rng;
