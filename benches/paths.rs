@@ -108,10 +108,12 @@ fn figures(traces: &[PathTrace]) -> Figures {
 }
 
 fn main() {
-    let mut args = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
-    let usage = "paths SEED FOLDER [NAME=]INIT.safetensors…";
-    let seed: u64 = args.next().expect(usage).parse().expect(usage);
-    let folder = args.next().expect(usage);
+    let arg = leap_tests::arguments();
+    let seed: u64 = arg(0, "1").parse().expect("a number");
+    let folder = arg(1, "runs");
+    let inits = (2..)
+        .map(|place| arg(place, ""))
+        .take_while(|arg| !arg.is_empty());
     let device = Device::flex().autodiff();
     let data = Omniglot::bundled().expect("sound data");
     let config = OmniglotTasksConfig::new().with_seed(seed);
@@ -123,7 +125,7 @@ fn main() {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let mut series = [Vec::new(), Vec::new()];
-    for (colour, arg) in args.enumerate() {
+    for (colour, arg) in inits.enumerate() {
         let (name, file) = arg.split_once('=').unwrap_or((&arg, &arg));
         let model = ConvNetConfig::new().init(&device).expect("sound settings");
         let init = load_initialization(file, model).expect("an initialization of `omniglot`");

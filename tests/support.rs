@@ -443,8 +443,12 @@ impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for GoldenTask<D> {
     }
 }
 
-/// Arguments of a benchmark by their place, or what they are by default; Cargo adds flags of its own.
+/// Arguments of a benchmark by their place, or what they are by default; Cargo adds flags of its own. It starts benchmarks in the
+/// folder of their package; files and folders are looked for in that of the workspace.
 pub fn arguments() -> impl Fn(usize, &str) -> String {
+    if let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR") {
+        std::env::set_current_dir(Path::new(&package).join("..")).expect("the workspace");
+    }
     let all = std::env::args().skip(1).filter(|a| !a.starts_with('-'));
     let all = Vec::from_iter(all);
     move |place, default| all.get(place).map_or(default.to_string(), String::clone)

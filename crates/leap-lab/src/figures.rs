@@ -161,17 +161,24 @@ impl Chart {
                 chart.draw_series(marks.map(|p| Circle::new((p.0, p.1), 3, colour.filled())))?;
             }
         }
-        // Where the lines leave the most room: above them if they end low, below if they end high.
-        let ends: Vec<f64> = self
-            .series
-            .iter()
-            .filter_map(|s| s.points.last().map(|p| p.1))
-            .collect();
-        let end = ends.iter().sum::<f64>() / ends.len().max(1) as f64;
-        let position = match end > (bottom + top) / 2.0 {
-            true => SeriesLabelPosition::LowerRight,
-            false => SeriesLabelPosition::UpperRight,
+        // The corner where the legend hides the fewest points.
+        let corners = [
+            (SeriesLabelPosition::UpperRight, [1.0, 1.0]),
+            (SeriesLabelPosition::LowerRight, [1.0, 0.0]),
+            (SeriesLabelPosition::UpperLeft, [0.0, 1.0]),
+            (SeriesLabelPosition::LowerLeft, [0.0, 0.0]),
+        ];
+        let height = 0.08 * self.series.len() as f64;
+        let hides = |[x, y]: [f64; 2]| {
+            let near = |p: &&(f64, f64, f64)| {
+                let across = (p.0 - left) / (right - left);
+                let up = (p.1 - bottom) / (top + margin - bottom);
+                (across - x).abs() < 0.35 && (up - y).abs() < height
+            };
+            points().filter(near).count()
         };
+        let corner = corners.into_iter().min_by_key(|(_, at)| hides(*at));
+        let position = corner.map_or(SeriesLabelPosition::UpperRight, |(position, _)| position);
         chart
             .configure_series_labels()
             .position(position)
