@@ -14,7 +14,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use leap_core::{Lanes, MetaTrainer, NoPretraining, PathTrace};
-use leap_lab::{Chart, Series, load_initialization};
+use leap_lab::{Chart, Initialization, Series};
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -128,7 +128,9 @@ fn main() {
     for (colour, arg) in inits.enumerate() {
         let (name, file) = arg.split_once('=').unwrap_or((&arg, &arg));
         let model = ConvNetConfig::new().init(&device).expect("sound settings");
-        let init = load_initialization(file, model).expect("an initialization of `omniglot`");
+        let init = Initialization::read(file)
+            .and_then(|init| init.load(model))
+            .expect("an initialization of `omniglot`");
         let traces = trainer.trace(&init, &tasks.test, tasks.test.heads(), &lanes);
         let figures = figures(&traces.expect("paths"));
         let list =

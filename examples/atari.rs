@@ -8,14 +8,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use burn::module::ParamGroup;
 use burn::optim::AdamConfig;
 use burn::tensor::Device;
 use clap::Parser;
 use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
-    Experiment, Run, RunOptions, Sweep, animate, end, interruption, not_negative, positive, say,
+    Experiment, Run, RunOptions, Sweep, animate, end, finite, interruption, not_negative, positive,
+    say,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
@@ -46,8 +47,8 @@ struct Args {
     #[arg(long, default_value_t = 4, value_parser = positive::<usize>)]
     stack: usize,
     /// Threads that play the copies of a game [default: one for each core]
-    #[arg(long, default_value_t = 0, value_parser = not_negative::<usize>)]
-    play_threads: usize,
+    #[arg(long, value_parser = positive::<usize>)]
+    play_threads: Option<usize>,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "1")]
     seeds: Vec<u64>,
@@ -56,7 +57,8 @@ struct Args {
         long,
         alias = "method",
         value_delimiter = ',',
-        default_value = "leap-energy"
+        default_value = "leap-energy",
+        value_parser = known
     )]
     methods: Vec<Method>,
     /// Meta-steps; without any, held-out games are learned from scratch alone
@@ -99,13 +101,23 @@ struct Args {
     #[arg(long)]
     shared_heads: bool,
     /// A score that counts as learned: how many steps it takes is reported
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite::<f64>)]
     target: Option<f64>,
     /// Save within a task after every so many environment steps
     #[arg(long, default_value_t = 50_000, value_parser = positive::<usize>)]
     checkpoint_env_steps: usize,
     #[command(flatten)]
     options: RunOptions,
+}
+
+/// A meta-learner that learns from environments, by its name.
+fn known(name: &str) -> Result<Method> {
+    let method: Method = name.parse()?;
+    match method {
+        Method::Leap(_) | Method::Reptile(_) | Method::NoPretraining(_) => Ok(method),
+        Method::Fomaml(_) if name == "fomaml" => Ok(method),
+        _ => bail!("of the methods, leap, reptile, fomaml and none learn from environments"),
+    }
 }
 
 fn main() -> ExitCode {
@@ -127,7 +139,7 @@ fn run(args: &Args) -> Result<()> {
     let config = AtariConfig::new()
         .with_colour(args.colour)
         .with_stack(args.stack)
-        .with_threads(args.play_threads);
+        .with_threads(args.play_threads.unwrap_or(0));
     let all = AtariGames::all(&venv, config.clone()).map_err(|e| anyhow!(e))?;
     if args.list {
         for (name, actions) in all.names().zip(all.actions()) {

@@ -16,7 +16,7 @@ use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
-    Experiment, Run, RunOptions, Sweep, animate, end, interruption, not_negative, positive,
+    Experiment, Run, RunOptions, Sweep, animate, end, finite, interruption, not_negative, positive,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
@@ -39,7 +39,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "1")]
     seeds: Vec<u64>,
     /// Meta-learners: leap, leap-energy, reptile, fomaml. Learning from scratch is always there
-    #[arg(long, alias = "method", value_delimiter = ',', default_value = "leap")]
+    #[arg(long, alias = "method", value_delimiter = ',', default_value = "leap", value_parser = known)]
     methods: Vec<Method>,
     /// Meta-steps; without any, held-out environments are learned from scratch alone
     #[arg(long, default_value = "60", default_value_if("family", "catch", "20"), value_parser = not_negative::<usize>)]
@@ -112,7 +112,8 @@ struct Args {
     /// A score that counts as learned: how many steps it takes is reported
     #[arg(
         long, allow_negative_numbers = true, default_value = "195",
-        default_value_ifs([("family", "catch", "0.8"), ("family", "acrobot", "-150"), ("family", "mountain-car", "-150")])
+        default_value_ifs([("family", "catch", "0.8"), ("family", "acrobot", "-150"), ("family", "mountain-car", "-150")]),
+        value_parser = finite::<f64>
     )]
     target: f64,
     /// Save within a task after every so many environment steps
@@ -120,6 +121,16 @@ struct Args {
     checkpoint_env_steps: usize,
     #[command(flatten)]
     options: RunOptions,
+}
+
+/// A meta-learner that learns from environments, by its name.
+fn known(name: &str) -> Result<Method, String> {
+    let method: Method = name.parse().map_err(|e: leap_core::Error| e.to_string())?;
+    match method {
+        Method::Leap(_) | Method::Reptile(_) | Method::NoPretraining(_) => Ok(method),
+        Method::Fomaml(_) if name == "fomaml" => Ok(method),
+        _ => Err("of the methods, leap, reptile, fomaml and none learn from environments".into()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]

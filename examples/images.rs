@@ -6,7 +6,6 @@
 //! cargo run --example images -- --adapt runs/images/leap-seed-0/init.safetensors --data NEW
 //! ```
 
-use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +20,8 @@ use leap_core::{
     EarlyStopping, InnerLoop, MetaTrainer, Method, Predict, Statistics, TaskError, TaskSet,
 };
 use leap_lab::{
-    Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, not_negative, positive,
+    Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
+    not_negative, positive,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::images::{
@@ -31,6 +31,28 @@ use leap_tasks::images::{
 use leap_tasks::omniglot::Omniglot;
 use serde::Serialize;
 use serde_json::{Value, json};
+
+/// Flags that an initialization which is there already has no use for.
+const OF_META_TRAINING: [&str; 18] = [
+    "tasks",
+    "methods",
+    "image_size",
+    "grey",
+    "ways",
+    "shots",
+    "train_shots",
+    "queries",
+    "train_queries",
+    "test_classes",
+    "test_sets",
+    "rotations",
+    "meta_steps",
+    "meta_batch",
+    "meta_lr",
+    "filters",
+    "layers",
+    "own_head",
+];
 
 /// Meta-learning on labelled images: a folder of classes, an archive of it, the files of a published data set, or a folder of
 /// several of these.
@@ -45,11 +67,11 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Kind::Episodes)]
     tasks: Kind,
     /// Adapt an initialization that this program saved to all of --data, and compare it with training from scratch
-    #[arg(long, requires = "data", value_name = "INIT")]
+    #[arg(long, requires = "data", value_name = "INIT", conflicts_with_all = OF_META_TRAINING)]
     adapt: Option<PathBuf>,
     /// Methods: leap, reptile, fomaml, fomaml-query, anil, boil, maml, finetuning; for leap with the endings -energy,
     /// -noloss, -nostab, in this order. Learning from scratch (none) is always there
-    #[arg(long, value_delimiter = ',', default_value = "leap,none")]
+    #[arg(long, value_delimiter = ',', default_value = "leap,none", value_parser = known)]
     methods: Vec<Method>,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "0")]
@@ -187,10 +209,22 @@ struct OwnImages {
     data: Data,
     /// Of each data set's bytes.
     digests: Vec<String>,
-    /// Of the bytes of the initialization that is adapted.
-    adapted: Option<String>,
+    /// The initialization that is adapted.
+    adapted: Option<Initialization>,
+    /// Whether the images of data sets are standardized.
+    standardize: bool,
     model: ConvNetConfig,
     task_steps: usize,
+}
+
+/// A method that the program has, by its name.
+fn known(name: &str) -> Result<Method, String> {
+    match name.parse().map_err(|e: leap_core::Error| e.to_string())? {
+        Method::WarpLeap(_) | Method::Shifting(_) => {
+            Err("it is in the example omniglot alone".into())
+        }
+        method => Ok(method),
+    }
 }
 
 /// The name of the method that is an initialization from a file.
@@ -266,7 +300,8 @@ impl Experiment for OwnImages {
         json!({
             "data": self.digests,
             "tasks": args.tasks,
-            "adapt": self.adapted,
+            "adapt": self.adapted.as_ref().map(Initialization::digest),
+            "standardize": self.standardize,
             "ways": args.ways,
             "shots": args.shots,
             "train_shots": args.train_shots,
@@ -361,8 +396,8 @@ impl Experiment for OwnImages {
 
     fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
         let (run, trainer, scratch) = (session.run(), session.trainer()?, session.scratch()?);
-        if run.method == ADAPTED {
-            return session.load(self.args.adapt.as_deref().unwrap_or("".as_ref()), scratch);
+        if let Some(init) = self.adapted.as_ref().filter(|_| run.method == ADAPTED) {
+            return session.load(init, scratch);
         }
         let tasks = self.train(run)?;
         let Method::Finetuning(_) = run.method()? else {
@@ -413,13 +448,6 @@ fn main() -> ExitCode {
     end(run(Args::parse()))
 }
 
-/// What is the same for the same bytes, to tell whether a file has changed.
-fn digest(bytes: &[u8]) -> String {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    format!("{:016x}", hasher.finish())
-}
-
 fn run(mut args: Args) -> Result<(), TaskError> {
     let mut config = ImagesConfig::new()
         .with_size(args.image_size.map(|side| [side; 2]))
@@ -435,17 +463,27 @@ fn run(mut args: Args) -> Result<(), TaskError> {
         None => methods.extend(args.methods.iter().map(Method::to_string)),
         // Images are brought to the shape of those that the model knows.
         Some(path) => {
-            let saved = leap_lab::read_settings(path)?;
+            let init = Initialization::read(path)?;
+            let saved = init.settings().clone();
             let settings = &saved["experiment"]["settings"];
             model = serde_json::from_value(settings["model"].clone())
                 .map_err(|_| format!("{} was not saved by this program", path.display()))?;
+            // A model that was trained on a data set has a head for its classes.
+            if let Some([_, classes]) = init.shape("head.weight") {
+                model.classes = *classes;
+            }
             config.size = Some(model.image_size);
             config.channels = Some(model.channels);
             meta_steps = saved["experiment"]["meta_steps"].as_u64().unwrap_or(1) as usize;
+            if meta_steps == 0 {
+                let why = "has not been meta-trained: it is of 0 meta-steps";
+                return Err(format!("{} {why}", path.display()).into());
+            }
             args.meta_batch = settings["meta_batch"].as_u64().unwrap_or(1) as usize;
             // As the model has seen images in meta-training.
-            standardize = settings["tasks"] == json!(Kind::Folders);
-            adapted = Some(digest(&std::fs::read(path)?));
+            let of_sets = settings["tasks"] == json!(Kind::Folders);
+            standardize = settings["standardize"].as_bool().unwrap_or(of_sets);
+            adapted = Some(init);
             args.tasks = Kind::Folders;
             methods.push(ADAPTED.into());
         }
@@ -523,9 +561,14 @@ fn run(mut args: Args) -> Result<(), TaskError> {
         data,
         digests,
         adapted,
+        standardize,
         task_steps,
         args,
     };
+    if let Some(init) = &experiment.adapted {
+        let device = &leap_core::devices(&experiment.args.options.device)?[0];
+        init.load(experiment.model.init(device)?)?;
+    }
     sweep.run(&experiment)?;
     Ok(())
 }

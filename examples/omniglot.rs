@@ -16,8 +16,8 @@ use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
-    Error, Experiment, Run, RunOptions, Session, Sweep, end, interruption, load_initialization,
-    not_negative, positive, read_settings,
+    Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
+    not_negative, positive,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::DataError;
@@ -165,8 +165,8 @@ struct Alphabets {
     model: ConvNetConfig,
     tasks: OmniglotTasksConfig,
     data: Arc<Omniglot>,
-    /// What the initialization that meta-training begins from says of itself, where there is one.
-    from: Option<Value>,
+    /// What meta-training begins from, where it is from a file.
+    from: Option<Initialization>,
     meta_batch: usize,
     task_steps: usize,
 }
@@ -178,6 +178,15 @@ impl Alphabets {
             [lr] => Some(lr),
             _ => None,
         }
+    }
+
+    /// Whether validation alphabets decide anything, or are shown.
+    fn validates(&self) -> bool {
+        self.args.validate_every > 0 || self.args.meta_lr.len() > 1
+    }
+
+    fn most_alphabets(&self) -> usize {
+        self.args.alphabets.iter().copied().max().unwrap_or(0)
     }
 
     fn splits(&self, run: &Run) -> Result<OmniglotSplits, TaskError> {
@@ -208,7 +217,12 @@ impl Experiment for Alphabets {
             "maml_difference": self.args.maml_difference,
             "task_optimizer": self.args.task_optimizer,
             "meta_optimizer": self.args.meta_optimizer,
-            "from": self.from,
+            "from": self.from.as_ref().map(|init| json!({
+                "digest": init.digest(),
+                "settings": init.settings(),
+            })),
+            // Those that are left to validate on.
+            "validated_beside": self.validates().then(|| self.most_alphabets()),
             "own_head": self.args.own_head,
             "held_out_statistics": self.args.held_out_statistics,
             "model": self.model,
@@ -233,8 +247,8 @@ impl Experiment for Alphabets {
 
     fn validation(&self, run: &Run) -> Result<Option<OmniglotTasks>, TaskError> {
         // The same for all runs of a seed: what the one with most alphabets leaves.
-        let most = self.args.alphabets.iter().copied().max();
-        Ok(Some(self.split(most.unwrap_or(0), run.seed)?.validation))
+        let splits = self.split(self.most_alphabets(), run.seed)?;
+        Ok(Some(splits.validation))
     }
 
     fn trainer(&self, run: &Run) -> Result<MetaTrainer<Method>, TaskError> {
@@ -270,8 +284,8 @@ impl Experiment for Alphabets {
     fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
         let (run, trainer) = (session.run(), session.trainer()?);
         let tasks = self.train(run)?;
-        let scratch = match &self.args.from {
-            Some(path) => load_initialization(path, session.scratch()?)?,
+        let scratch = match &self.from {
+            Some(init) => init.load(session.scratch()?)?,
             None => session.scratch()?,
         };
         if run.method == SEQUENTIAL {
@@ -288,7 +302,7 @@ impl Experiment for Alphabets {
                 let model = self.model.clone().with_classes(classes);
                 let model = model.init(session.device()).map_err(TaskError::from)?;
                 let model = session.initialize(model);
-                let model = match self.args.from {
+                let model = match self.from {
                     Some(_) => ConvNet {
                         encoder: scratch.encoder.clone(),
                         ..model
@@ -378,11 +392,21 @@ fn run(args: Args) -> Result<(), TaskError> {
             .with_classes(args.classes)
             .with_batch_size(args.batch),
         data: Arc::new(data),
-        from: args.from.as_ref().map(read_settings).transpose()?,
+        from: args.from.as_ref().map(Initialization::read).transpose()?,
         meta_batch: or(args.meta_batch, 20, 5),
         task_steps: or(args.task_steps, 100, 50),
         args,
     };
+    if let Some(init) = &experiment.from {
+        let device = &leap_core::devices(&experiment.args.options.device)?[0];
+        for method in &experiment.args.methods {
+            let run = Run {
+                method: method.clone(),
+                ..Run::default()
+            };
+            init.load(experiment.model(&run, device)?)?;
+        }
+    }
     sweep.run(&experiment)?;
     Ok(())
 }

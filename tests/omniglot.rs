@@ -228,8 +228,9 @@ fn later_methods_search_their_rates_and_go_on_from_an_initialization() {
         let model = leap_models::ConvNetConfig::new()
             .with_filters(4)
             .init(&device);
-        let model = leap_lab::load_initialization(path, model.expect("sound settings"));
-        let kernel = model.expect("an initialization").encoder.blocks[1]
+        let init = leap_lab::Initialization::read(path).expect("an initialization");
+        let model = init.load(model.expect("sound settings"));
+        let kernel = model.expect("its model").encoder.blocks[1]
             .conv
             .weight
             .val();
@@ -256,6 +257,48 @@ const ONE_RUN: &str = "--methods leap --alphabets 2 --seeds 1 --meta-steps 20 --
     --meta-batch 2 --task-steps 4 --batch 4 --test-alphabets 2";
 
 /// What [`ONE_RUN`] measured, without times, down to its lines of metrics.
+#[test]
+fn an_initialization_is_read_before_anything_is_removed_and_is_one_of_the_settings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let small = "--alphabets 1 --seeds 1 --filters 4 --meta-batch 1 --task-steps 3 --batch 4 --test-alphabets 1";
+    let flags = |more: &str| format!("{small} --methods leap --meta-steps 2 {more}");
+    succeed(start(&out, &flags("")));
+    let place = out.join("leap-1-alphabets-seed-1/init.safetensors");
+    let kept = folder.path().join("kept.safetensors");
+    std::fs::copy(&place, &kept).expect("a copy");
+    let from = |init: &Path| format!("--from {}", init.display());
+    let results = || std::fs::read_to_string(out.join("results.csv")).expect("results");
+    let before = results();
+
+    let refused = |out: &Path, flags: &str, said: &str| {
+        let output = run(start(out, flags));
+        let errors = text(&output.stderr);
+        assert!(!output.status.success(), "{flags} was accepted");
+        assert!(errors.contains(said), "{flags}: {errors}");
+        assert_eq!(results(), before, "{flags}");
+    };
+    // Of a file that has more than the model, too.
+    for other in ["--filters 8", "--no-batch-norm", "--layers 3"] {
+        let flags = flags(&format!("{other} --overwrite {}", from(&place)));
+        refused(&out, &flags, "is of another model");
+    }
+    let fewer = format!("{small} --methods leap --meta-steps 1 --resume");
+    refused(&out, &fewer, "has taken 2 meta-steps already");
+    let below = out.join("leap-1-alphabets-seed-1");
+    refused(&below, &flags("--overwrite"), "is the folder of a run");
+
+    // The file is in the folder that is cleared.
+    let begun = format!("--overwrite {}", from(&place));
+    succeed(start(&out, &flags(&begun)));
+    assert!(place.exists());
+    succeed(start(&out, &flags(&format!("--resume {}", from(&kept)))));
+    let before = results();
+    let other = run(start(&out, &flags(&format!("--resume {}", from(&place)))));
+    assert!(text(&other.stderr).contains("from.digest"));
+    assert_eq!(results(), before);
+}
+
 fn measured(out: &Path) -> (BTreeMap<String, serde_json::Value>, Vec<serde_json::Value>) {
     let text = std::fs::read_to_string(out.join("leap-2-alphabets-seed-1/metrics.jsonl"));
     let without_seconds = |line: &str| {

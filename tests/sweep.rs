@@ -245,7 +245,8 @@ fn each_method_takes_the_value_that_is_best_on_validation_tasks() {
                 ..Run::default()
             };
             let model = Waves.model(&run, &Device::flex().autodiff()).unwrap();
-            let model = leap_lab::load_initialization(init, model).expect("an initialization");
+            let init = leap_lab::Initialization::read(init).expect("an initialization");
+            let model = init.load(model).expect("its model");
             let trainer = Waves.trainer(&run).unwrap().with_seed(3);
             let auc = trainer.evaluate(&model, &tasks, &lanes).unwrap();
             let auc = auc.summary().auc;
@@ -391,7 +392,8 @@ fn validation_tasks_are_learned_on_the_way_and_nothing_else_changes() {
     let lanes = Lanes::threads(&Device::flex().autodiff(), 1).expect("lanes");
     let model = Waves.model(&whole[0].run, &Device::flex().autodiff());
     let init = folder.path().join("whole/leap-seed-0/init.safetensors");
-    let model = leap_lab::load_initialization(init, model.unwrap()).expect("an initialization");
+    let init = leap_lab::Initialization::read(init).expect("an initialization");
+    let model = init.load(model.unwrap()).expect("its model");
     let trainer = Waves.trainer(&whole[0].run).unwrap();
     let tasks = Waves.validation(&whole[0].run).unwrap().unwrap();
     let report = trainer.evaluate(&model, &tasks, &lanes).unwrap();

@@ -30,6 +30,22 @@ pub enum Error {
         reason: String,
     },
 
+    /// The parameters in a file are not those of the model that is to have them.
+    #[error("{} is of another model: {reason}", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// Where they differ.
+        reason: String,
+    },
+
+    /// The folder is that of a run, which an experiment looks after.
+    #[error("{} is the folder of a run: --out names that of an experiment", path.display())]
+    RunOfAnother {
+        /// The folder.
+        path: PathBuf,
+    },
+
     /// The folder holds something, and nobody said what is to become of it.
     #[error(
         "{} holds a run already: --resume goes on with it, --overwrite starts anew, --out names another folder",

@@ -45,8 +45,16 @@ pub(crate) const CURVES: &str = "held-out";
 const WRITTEN_BY: (&str, &str) = ("written_by", "leap-lab");
 /// What the pictures of every experiment are called, before their number.
 pub(crate) const PICTURES: [&str; 3] = ["curves", "meta-training", "validation"];
-/// Settings that may differ when a run is resumed.
-const FREE: [&str; 2] = ["meta_steps", "device"];
+/// What may differ when an experiment or a run is resumed, where its configuration has it: at the top, or below that.
+const FREE: [&str; 5] = [
+    "meta_steps",
+    "device",
+    "experiment.meta_steps",
+    "experiment.device",
+    FOLDER,
+];
+/// The name of a run's folder, in its configuration: a copy has another.
+const FOLDER: &str = "folder";
 /// Files that an experiment or a run writes, besides numbered ones such as `curves-1.svg`.
 const FILES: [&str; 10] = [
     CONFIG,
@@ -68,9 +76,14 @@ impl RunFolder {
     /// No other process can open it while this value lives, nor this one again.
     ///
     /// # Errors
-    /// [`Error::Occupied`], [`Error::Foreign`], [`Error::OtherSettings`] or [`Error::Locked`] if the folder cannot be
-    /// taken as `existing` says; [`Error::Io`], [`Error::Damaged`].
+    /// [`Error::Occupied`], [`Error::Foreign`], [`Error::RunOfAnother`], [`Error::OtherSettings`] or [`Error::Locked`] if the
+    /// folder cannot be taken as `existing` says; [`Error::Io`], [`Error::Damaged`].
     pub fn open(path: &Path, config: &Value, existing: Existing) -> Result<Self, Error> {
+        let before = read_json::<Value>(&path.join(CONFIG)).ok().flatten();
+        if before.is_some_and(|before| is_marked(&before) && before["run"].is_object()) {
+            let path = path.to_path_buf();
+            return Err(Error::RunOfAnother { path });
+        }
         let folder = Self::prepare(path, config, existing)?;
         let file = folder.join(LOCK);
         let mut options = File::options();
@@ -107,7 +120,9 @@ impl RunFolder {
             Self::prepare(&folder.path, config, Existing::Resume)?;
         }
         fs::create_dir_all(&folder.path).map_err(Error::io(&folder.path))?;
-        folder.write_json(CONFIG, &marked(config))?;
+        let mut config = marked(config);
+        config[FOLDER] = name.into();
+        folder.write_json(CONFIG, &config)?;
         Ok(folder)
     }
 
@@ -215,7 +230,8 @@ impl RunFolder {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+/// Reads a JSON file; `None` if there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     let bytes = match fs::read(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -279,7 +295,7 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
             continue;
         }
         if is_run && name == "checkpoints" {
-            fs::remove_dir_all(&entry).map_err(Error::io(&entry))?;
+            clear_checkpoints(&entry)?;
             continue;
         }
         let config = read_json::<Value>(&entry.join(CONFIG)).ok().flatten();
@@ -294,12 +310,29 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
             }
             continue;
         }
-        let is_run_below = config.is_some_and(|config| config["run"].is_object());
+        // A copy that somebody made is theirs.
+        let is_run_below = config.is_some_and(|config| {
+            config["run"].is_object() && config[FOLDER].as_str().is_none_or(|of| of == name)
+        });
         if is_run_below || (is_run && name == CURVES) {
             clear(&entry, &[], true)?;
             let _ = fs::remove_dir(&entry); // It stays where something else is in it.
         }
     }
+    Ok(())
+}
+
+/// Removes the checkpoints in a folder of them, and the folder, unless something else is in it.
+fn clear_checkpoints(path: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(path).map_err(Error::io(path))? {
+        let entry = entry.map_err(Error::io(path))?.path();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let ours = ["checkpoint-", "unfinished-checkpoint", "tasks-"];
+        if entry.is_dir() && !entry.is_symlink() && ours.iter().any(|ours| name.starts_with(ours)) {
+            fs::remove_dir_all(&entry).map_err(Error::io(&entry))?;
+        }
+    }
+    let _ = fs::remove_dir(path);
     Ok(())
 }
 
@@ -323,12 +356,14 @@ fn compare(place: &str, before: &Value, now: &Value, changes: &mut Vec<String>) 
     match (before, now) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            for key in keys.into_iter().filter(|key| !FREE.contains(&key.as_str())) {
+            for key in keys {
                 let place = match place {
                     "" => key.clone(),
                     place => format!("{place}.{key}"),
                 };
-                compare(&place, &before[key], &now[key], changes);
+                if !FREE.contains(&place.as_str()) {
+                    compare(&place, &before[key], &now[key], changes);
+                }
             }
         }
         _ if before != now => changes.push(format!("{place}: {before} then, {now} now")),
@@ -376,7 +411,15 @@ mod tests {
         let search = RunFolder::open(&opened.join(SEARCH), &search, Existing::Refuse).unwrap();
         search.run("leap-seed-1", &json!({ "run": {} })).unwrap();
         search.write("meta-lr-1.svg", "old").unwrap();
+        let copy = opened.join("my-backup");
+        fs::create_dir(&copy).unwrap();
+        fs::copy(run.join(CONFIG), copy.join(CONFIG)).unwrap();
+        for checkpoint in ["checkpoint-00000001", "mine"] {
+            let path = run.join("checkpoints").join(checkpoint);
+            fs::create_dir_all(path).unwrap();
+        }
         let kept = [
+            "my-backup/config.json",
             "notes.txt",
             "curve.svg",
             "poster-2.svg",
@@ -384,9 +427,11 @@ mod tests {
             "leap-seed-1/notes.json",
             "search/notes.txt",
         ];
-        for kept in kept {
+        for kept in kept.into_iter().skip(1) {
             opened.write(kept, "mine").unwrap();
         }
+        let kept = kept.into_iter().chain(["leap-seed-1/checkpoints/mine"]);
+        let kept = Vec::from_iter(kept);
         fs::create_dir(opened.join("checkpoints")).unwrap();
         drop((opened, search));
         let opened = open(&ours, Existing::Overwrite).unwrap();
@@ -398,6 +443,7 @@ mod tests {
             "curves-1.svg",
             "leap-seed-1/held-out-1.safetensors",
             "leap-seed-1/config.json",
+            "leap-seed-1/checkpoints/checkpoint-00000001",
             "search/leap-seed-1",
             "search/meta-lr-1.svg",
         ];
@@ -405,7 +451,12 @@ mod tests {
             assert!(!opened.join(removed).exists(), "{removed}");
         }
         // The run can begin again, whatever lies in its folder, and so can the search.
-        opened.run("leap-seed-1", &json!({ "run": {} })).unwrap();
+        let run = opened.run("leap-seed-1", &json!({ "run": {} })).unwrap();
+        // It is no experiment of its own, for anybody beside it.
+        for existing in [Existing::Refuse, Existing::Resume, Existing::Overwrite] {
+            let refused = open(run.path(), existing).unwrap_err();
+            assert!(matches!(refused, Error::RunOfAnother { .. }), "{refused}");
+        }
         RunFolder::open(&opened.join(SEARCH), &json!({}), Existing::Overwrite).unwrap();
         assert!(opened.join("search/notes.txt").exists());
     }
@@ -429,6 +480,18 @@ mod tests {
         assert!(other.contains("lr: 0.1 then, 0.2 now"), "{other}");
         assert!(!other.contains("meta_steps"), "{other}");
         open(&path, Existing::Resume).unwrap();
+
+        // Of a run, the experiment's own; not those of what it begins from.
+        let run = |device: &str, from: usize| {
+            let config = json!({ "run": {}, "experiment": {
+                "device": device, "settings": { "from": { "meta_steps": from } },
+            }});
+            open(&path, Existing::Resume)?.run("leap-seed-1", &config)
+        };
+        run("flex", 1).unwrap();
+        run("ndarray", 1).unwrap();
+        let other = run("flex", 5).unwrap_err().to_string();
+        assert!(other.contains("meta_steps: 1 then, 5 now"), "{other}");
     }
 
     #[test]

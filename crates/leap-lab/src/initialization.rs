@@ -1,10 +1,13 @@
 //! Initializations as files that say what they came from.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -21,35 +24,76 @@ pub(crate) fn to_safetensors<M: Module>(model: &M, settings: &Value) -> Result<V
     saved.map_err(|error| Error::io("a model's parameters")(wrong(error)))
 }
 
-/// What a file of an initialization that a [`Sweep`](crate::Sweep) saved says of itself: its run below `run`, and below
-/// `experiment` what is in the experiment's `config.json`, with
-/// [`Experiment::settings`](crate::Experiment::settings) below `settings`; `null` in other safetensors files.
-///
-/// # Errors
-/// [`Error::Io`] and [`Error::Damaged`] name the file.
-pub fn read_settings(path: impl AsRef<Path>) -> Result<Value, Error> {
-    let path = path.as_ref();
-    settings(path, &std::fs::read(path).map_err(Error::io(path))?)
+/// An initialization from a safetensors file, which is read once: what becomes of the file afterwards does not matter.
+#[derive(Clone, Debug)]
+pub struct Initialization {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    settings: Value,
+    shapes: BTreeMap<String, Vec<usize>>,
 }
 
-fn settings(path: &Path, bytes: &[u8]) -> Result<Value, Error> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| Error::damaged(path, e))?;
-    let all = metadata.metadata().as_ref();
-    match all.and_then(|all| all.get(SETTINGS)) {
-        Some(text) => serde_json::from_str(text).map_err(|e| Error::damaged(path, e)),
-        None => Ok(Value::Null),
+impl Initialization {
+    /// Reads a file, whose parameters are looked at when they are [loaded](Self::load).
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Damaged`] name the file.
+    pub fn read(path: impl Into<PathBuf>) -> Result<Self, Error> {
+        let path = path.into();
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let damaged = |why: String| Error::damaged(&path, why);
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let shape = |(name, tensor): (String, TensorView)| (name, tensor.shape().to_vec());
+        let shapes = tensors.tensors().into_iter().map(shape).collect();
+        let metadata = SafeTensors::read_metadata(&bytes);
+        let (_, metadata) = metadata.map_err(|e| damaged(e.to_string()))?;
+        let settings = metadata.metadata().as_ref().and_then(|m| m.get(SETTINGS));
+        let settings = match settings {
+            Some(text) => serde_json::from_str(text).map_err(|e| damaged(e.to_string()))?,
+            None => Value::Null,
+        };
+        Ok(Self {
+            path,
+            bytes,
+            settings,
+            shapes,
+        })
     }
-}
 
-/// Gives a model the parameters that were saved in a safetensors file.
-///
-/// # Errors
-/// [`Error::Io`] and [`Error::Damaged`] name the file, which may be one of another model.
-pub fn load_initialization<M: Module>(path: impl AsRef<Path>, mut model: M) -> Result<M, Error> {
-    let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let loaded = model.load_from(&mut SafetensorsStore::from_bytes(Some(bytes)));
-    let wrong = |e| Error::damaged(path, format!("or it is of another model: {e}"));
-    loaded.map_err(wrong)?;
-    Ok(model)
+    /// What a file that a [`Sweep`](crate::Sweep) saved says of itself: its run below `run`, and below `experiment` what is in
+    /// the experiment's `config.json`, with [`Experiment::settings`](crate::Experiment::settings) below `settings`; `null` in
+    /// other safetensors files.
+    pub fn settings(&self) -> &Value {
+        &self.settings
+    }
+
+    /// The shape of a tensor in the file, by its path in the model, such as `head.weight`.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shapes.get(name).map(Vec::as_slice)
+    }
+
+    /// What is the same for the same bytes, to put among an experiment's settings.
+    pub fn digest(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.bytes);
+        format!("{:016x}", hasher.finish())
+    }
+
+    /// Gives a model the parameters in the file, which must be those that it has.
+    ///
+    /// # Errors
+    /// [`Error::OtherModel`].
+    pub fn load<M: Module>(&self, mut model: M) -> Result<M, Error> {
+        let other = |reason: String| Error::OtherModel {
+            path: self.path.clone(),
+            reason,
+        };
+        let mut store = SafetensorsStore::from_bytes(Some(self.bytes.clone()));
+        let loaded = model.load_from(&mut store);
+        let loaded = loaded.map_err(|error| other(error.to_string()))?;
+        match loaded.unused.as_slice() {
+            [] => Ok(model),
+            unused => Err(other(format!("it has no {}", unused.join(", ")))),
+        }
+    }
 }

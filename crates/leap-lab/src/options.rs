@@ -103,6 +103,14 @@ pub fn not_negative<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     number(text, |value| value >= 0.0, "it must not be below 0")
 }
 
+/// A finite number, for a flag.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn finite<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    number(text, |_| true, "")
+}
+
 fn number<T: FromStr<Err: Display>>(
     text: &str,
     is_good: fn(f64) -> bool,

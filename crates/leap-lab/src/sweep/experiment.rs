@@ -1,7 +1,6 @@
 //! What an experiment is about.
 
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +15,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::folder::RunFolder;
-use crate::initialization::{load_initialization, to_safetensors};
+use crate::initialization::{Initialization, to_safetensors};
 use crate::progress::Progress;
 use crate::sweep::plan::Sweep;
 use crate::sweep::run::Run;
@@ -296,8 +295,8 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
     /// Takes an initialization from a file in place of meta-training. `model` is one of its kind.
     ///
     /// # Errors
-    /// That of [`load_initialization`].
-    pub fn load(&self, path: &Path, model: E::Model) -> Result<E::Model, Error> {
+    /// That of [`Initialization::load`].
+    pub fn load(&self, init: &Initialization, model: E::Model) -> Result<E::Model, Error> {
         let trainer = self.trainer()?;
         let work = self.sweep.meta_steps * trainer.meta_batch_size() * trainer.task_steps();
         let meta_steps = self.sweep.meta_steps;
@@ -306,7 +305,7 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             .validated(self.experiment, self.run, meta_steps)?;
         let work = work + tasks * trainer.held_out_steps();
         self.progress.add(-(work as f64));
-        load_initialization(path, model)
+        init.load(model)
     }
 
     /// Saves a model's parameters to the run's folder, with what they came from.

@@ -199,11 +199,14 @@ fn read(experiment: &RunFolder, name: &str) -> Result<Option<RunResult>, Error> 
     };
     let held_out = folder.read_json("held_out.json")?;
     let missing = || Error::damaged(folder.join("held_out.json"), "it is missing");
+    // There are more of them where the run has been gone on with, and not to its end.
+    let mut meta_steps = JsonLines::read(&folder)?;
+    meta_steps.retain(|metrics| metrics.meta_step <= summary.meta_steps);
     Ok(Some(RunResult {
         run,
         summary,
         held_out: held_out.ok_or_else(missing)?,
-        meta_steps: JsonLines::read(&folder)?,
+        meta_steps,
         pictures: (
             std::fs::read_to_string(folder.join("paths.svg")).ok(),
             std::fs::read(folder.join("episode.gif")).ok(),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::figures::draw_paths;
-use crate::folder::{GRID, PICTURES, RunFolder};
+use crate::folder::{Existing, GRID, PICTURES, RunFolder, read_json};
 use crate::progress::Progress;
 use crate::sweep::experiment::{Experiment, Session, drawn, scalars};
 use crate::sweep::page::Page;
@@ -175,7 +175,7 @@ fn check<E: Experiment>(
     {
         return setting("a search must have at least one meta-step");
     }
-    let mut work = 0;
+    let mut work = 0.0;
     let mut tested: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for run in runs {
         let trainer = experiment.trainer(run)?;
@@ -196,12 +196,17 @@ fn check<E: Experiment>(
             if experiment.train(run)?.is_empty() {
                 return setting("there are no tasks to meta-train on");
             }
-            work += sweep.meta_steps * trainer.meta_batch_size() * trainer.task_steps();
+            let sizes = [
+                sweep.meta_steps,
+                trainer.meta_batch_size(),
+                trainer.task_steps(),
+            ];
+            work += sizes.map(|size| size as f64).iter().product::<f64>();
             held_out += sweep.validated(experiment, run, sweep.meta_steps)?;
         }
-        work += held_out * trainer.held_out_steps();
+        work += held_out as f64 * trainer.held_out_steps() as f64;
     }
-    Ok(work as f64)
+    Ok(work)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -259,8 +264,19 @@ impl<'a, E: Experiment> Running<'a, E> {
             // Some environments begin anew where they are saved.
             config["task_checkpoints"] = sweep.every_task_steps.into();
         }
+        let existing = sweep.options.existing();
+        if existing == Existing::Resume {
+            for run in runs.iter().filter(|run| run.is_trained()) {
+                let path = sweep.out.join(run.name()).join("summary.json");
+                let done = read_json::<RunSummary>(&path).ok().flatten();
+                let taken = done.map_or(0, |done| done.meta_steps);
+                if taken > sweep.meta_steps {
+                    return Err(sweep.fewer(run, taken));
+                }
+            }
+        }
         Ok(Self {
-            folder: RunFolder::open(&sweep.out, &config, sweep.options.existing())?,
+            folder: RunFolder::open(&sweep.out, &config, existing)?,
             sweep,
             experiment,
             runs,
