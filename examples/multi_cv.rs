@@ -274,10 +274,6 @@ impl Experiment for HeldOutSet {
 
     fn settings(&self) -> Value {
         let args = &self.args;
-        let takes_turns = args
-            .methods
-            .iter()
-            .any(|m| [HAT, PROGRESSIVE].contains(&m.as_str()));
         json!({
             "data": self.digests,
             "train": self.train.names().collect::<Vec<_>>(),
@@ -289,12 +285,18 @@ impl Experiment for HeldOutSet {
             "patience": args.patience,
             "batch": args.batch,
             "images": args.images,
-            // Those that take data sets in turn see each of them the longer, the more meta-steps the others have.
-            "meta_steps_in_turn": takes_turns.then_some(args.meta_steps),
             "task_lr": args.task_lr,
             "meta_lr": args.meta_lr,
             "model": self.model_config(),
         })
+    }
+
+    fn settings_of(&self, run: &Run) -> Value {
+        match &*run.method {
+            // They see each data set the longer, the more meta-steps the others have.
+            HAT | PROGRESSIVE => json!({ "meta_steps_of_others": self.args.meta_steps }),
+            _ => Value::Null,
+        }
     }
 
     fn model(&self, run: &Run, device: &Device) -> Result<Net, TaskError> {

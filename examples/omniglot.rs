@@ -69,7 +69,7 @@ struct Args {
     /// finetuning trains with it then [default: 0.1; maml, fomaml, anil and boil 0.5]
     #[arg(long, value_delimiter = ',', value_parser = positive::<f64>)]
     meta_lr: Vec<f64>,
-    /// Meta-steps with each of several learning rates [default: a tenth of --meta-steps]
+    /// Meta-steps with each of several learning rates; with --resume the same as before [default: a tenth of --meta-steps]
     #[arg(long, value_parser = positive::<usize>)]
     search_meta_steps: Option<usize>,
     /// Learn the validation alphabets, too, after every so many meta-steps; 0 is never
@@ -190,7 +190,9 @@ impl Alphabets {
     }
 
     fn splits(&self, run: &Run) -> Result<OmniglotSplits, TaskError> {
-        let alphabets = run.setting("alphabets").unwrap_or(0.0) as usize;
+        // Those of the test are the same for any number of others.
+        let alphabets = run.setting("alphabets").map(|number| number as usize);
+        let alphabets = alphabets.unwrap_or(self.most_alphabets());
         Ok(self.split(alphabets, run.seed)?)
     }
 

@@ -101,6 +101,48 @@ fn an_initialization_is_adapted_to_other_images() {
     assert_eq!(summary(&adapted, "adapted-seed-0")["meta_steps"], 3);
     let saved = |run: &str| fs::read(adapted.join(run).join("init.safetensors")).expect("a file");
     assert_ne!(saved("adapted-seed-0"), saved("none-seed-0"));
+
+    // What was adapted is the same initialization still, and sees images as before; a trained model is one, too.
+    let again = |name: &str| {
+        let (out, init) = (
+            dir.path().join("again"),
+            adapted.join("adapted-seed-0").join(name),
+        );
+        let flags = format!(
+            "--adapt {} --data {SAMPLE} --task-steps 40 --lanes 1 --jobs 1 --overwrite",
+            init.display()
+        );
+        succeed("images", &out, &flags);
+        summary(&out, "adapted-seed-0")["auc"]
+            .as_f64()
+            .expect("a number")
+    };
+    let before = summary(&adapted, "adapted-seed-0")["auc"].as_f64();
+    assert_eq!(Some(again("init.safetensors")), before);
+    assert!(Some(again("held-out-0.safetensors")) < before);
+
+    // Nothing is left out without a word.
+    let none = dir.path().join("none");
+    let flags = format!("{SMALL} --data {SAMPLE} --ways 3 --test-tasks 1 --meta-steps 0");
+    succeed("images", &none, &flags);
+    let cases = [
+        (
+            none.join("none-seed-0/init.safetensors"),
+            "",
+            "of 0 meta-steps",
+        ),
+        (init.clone(), "--filters 4", "cannot be used with"),
+    ];
+    for (init, more, said) in cases {
+        let flags = format!("--adapt {} --data {SAMPLE} {more}", init.display());
+        let output = run("images", &dir.path().join("refused"), &flags);
+        assert!(!output.status.success(), "{flags} was accepted");
+        assert!(
+            text(&output.stderr).contains(said),
+            "{}",
+            text(&output.stderr)
+        );
+    }
 }
 
 #[test]

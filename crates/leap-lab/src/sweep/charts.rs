@@ -47,18 +47,45 @@ pub(super) fn groups(done: &[RunResult]) -> Vec<Group<'_>> {
     groups
 }
 
-/// The groups with the highest settings, and learning from scratch, each with its colour: one for each method.
-fn highest<'a>(groups: &'a [Group<'a>]) -> Vec<(usize, &'a Group<'a>)> {
-    let most = |name: &String| {
-        let all = groups.iter().filter_map(|g| g.run.setting(name));
-        all.fold(f64::NEG_INFINITY, f64::max)
+/// A group in a chart that has one for each method.
+struct Shown<'a> {
+    colour: usize,
+    /// The method, with the values of settings that have others, too.
+    label: String,
+    group: &'a Group<'a>,
+}
+
+/// For each method its group with the highest settings; learning from scratch, too.
+fn highest<'a>(groups: &'a [Group<'a>]) -> Vec<Shown<'a>> {
+    let values = |name: &str| {
+        let name = name.to_string();
+        groups
+            .iter()
+            .filter_map(move |g| Some((&g.run.method, g.run.setting(&name)?)))
     };
     let is_highest = |g: &&Group| {
+        let most = |name: &str| {
+            let own = values(name).filter(|(method, _)| **method == g.run.method);
+            own.map(|(_, value)| value)
+                .fold(f64::NEG_INFINITY, f64::max)
+        };
         let mut settings = g.run.settings.iter();
         !g.run.is_trained() || settings.all(|(name, value)| *value == most(name))
     };
-    let colour = |g: &'a Group<'a>| (colour(groups, &g.run.method), g);
-    groups.iter().filter(is_highest).map(colour).collect()
+    let shown = |group: &'a Group<'a>| {
+        let mut label = group.run.method.clone();
+        for (name, value) in group.run.settings.iter().filter(|_| group.run.is_trained()) {
+            if values(name).any(|(_, other)| other != *value) {
+                label += &format!(", {value} {name}");
+            }
+        }
+        Shown {
+            colour: colour(groups, &group.run.method),
+            label,
+            group,
+        }
+    };
+    groups.iter().filter(is_highest).map(shown).collect()
 }
 
 fn colour(groups: &[Group], method: &str) -> usize {
@@ -78,17 +105,23 @@ pub(super) fn learning_curves(done: &[RunResult], unit: &(String, usize)) -> Vec
         from_zero: y != "score",
         series: groups
             .iter()
-            .map(|(colour, group)| {
-                let of = |r: &&RunResult| pick(&r.held_out);
-                let curves: Vec<Vec<(f64, f64)>> = group.results.iter().map(of).collect();
-                let mut series = over(&group.run.method, *colour, &curves);
-                let units = unit.1 as f64;
-                series
-                    .points
-                    .iter_mut()
-                    .for_each(|p| p.0 = (p.0 + 1.0) * units);
-                series
-            })
+            .map(
+                |Shown {
+                     colour,
+                     label,
+                     group,
+                 }| {
+                    let of = |r: &&RunResult| pick(&r.held_out);
+                    let curves: Vec<Vec<(f64, f64)>> = group.results.iter().map(of).collect();
+                    let mut series = over(label, *colour, &curves);
+                    let units = unit.1 as f64;
+                    series
+                        .points
+                        .iter_mut()
+                        .for_each(|p| p.0 = (p.0 + 1.0) * units);
+                    series
+                },
+            )
             .collect(),
         marks: false,
     };
@@ -147,28 +180,34 @@ fn over(label: &str, colour: usize, curves: &[Vec<(f64, f64)>]) -> Series {
 }
 
 /// Loss or score against the length of the path that led there: a method that goes straight is on the left.
-fn along_the_path(groups: &[(usize, &Group)], what: &str) -> Chart {
-    let series = groups.iter().map(|(colour, group)| {
-        let of = |name| {
-            let results = group.results.iter();
-            let curves: Vec<_> = results.map(|r| curve(&r.held_out, name)).collect();
-            over(&group.run.method, *colour, &curves)
-        };
-        let (lengths, values) = (of("path_length"), of(what));
-        let at: BTreeMap<u64, f64> = lengths
-            .points
-            .iter()
-            .map(|(step, length, _)| (*step as u64, *length))
-            .collect();
-        let points = values.points.iter();
-        let points = points.filter_map(|(step, value, deviation)| {
-            Some((*at.get(&(*step as u64))?, *value, *deviation))
-        });
-        Series {
-            points: points.collect(),
-            ..lengths.clone()
-        }
-    });
+fn along_the_path(groups: &[Shown], what: &str) -> Chart {
+    let series = groups.iter().map(
+        |Shown {
+             colour,
+             label,
+             group,
+         }| {
+            let of = |name| {
+                let results = group.results.iter();
+                let curves: Vec<_> = results.map(|r| curve(&r.held_out, name)).collect();
+                over(label, *colour, &curves)
+            };
+            let (lengths, values) = (of("path_length"), of(what));
+            let at: BTreeMap<u64, f64> = lengths
+                .points
+                .iter()
+                .map(|(step, length, _)| (*step as u64, *length))
+                .collect();
+            let points = values.points.iter();
+            let points = points.filter_map(|(step, value, deviation)| {
+                Some((*at.get(&(*step as u64))?, *value, *deviation))
+            });
+            Series {
+                points: points.collect(),
+                ..lengths.clone()
+            }
+        },
+    );
     Chart {
         title: format!("The {what} along the path"),
         x: "length of the path so far".into(),
@@ -256,24 +295,34 @@ pub(super) fn over_meta_steps(done: &[RunResult]) -> Vec<Chart> {
     let chart = |(name, pick): (&str, Pick)| {
         let series = groups
             .iter()
-            // MAML's tasks are of other lengths, and those of finetuning are other tasks.
-            .filter(|(_, g)| !["maml", "finetuning"].contains(&g.run.method.as_str()))
-            .filter(|(_, g)| g.run.is_trained())
-            .map(|(colour, group)| {
-                let curve = |r: &&RunResult| {
-                    let last = r.meta_steps.last().map_or(0, |m| m.meta_step);
-                    let mut values = vec![f64::NAN; last];
-                    for metrics in &r.meta_steps {
-                        let value = pick(metrics).unwrap_or(f64::NAN);
-                        if let Some(place) = values.get_mut(metrics.meta_step.wrapping_sub(1)) {
-                            *place = value;
+            // MAML's tasks are of other lengths, and those of these methods are other tasks.
+            .filter(|shown| {
+                let method = shown.group.run.method.as_str();
+                let others = ["maml", "finetuning", "sequential-reptile"];
+                !others.contains(&method) && !method.ends_with("-shifting")
+            })
+            .filter(|shown| shown.group.run.is_trained())
+            .map(
+                |Shown {
+                     colour,
+                     label,
+                     group,
+                 }| {
+                    let curve = |r: &&RunResult| {
+                        let last = r.meta_steps.last().map_or(0, |m| m.meta_step);
+                        let mut values = vec![f64::NAN; last];
+                        for metrics in &r.meta_steps {
+                            let value = pick(metrics).unwrap_or(f64::NAN);
+                            if let Some(place) = values.get_mut(metrics.meta_step.wrapping_sub(1)) {
+                                *place = value;
+                            }
                         }
-                    }
-                    values
-                };
-                let curves: Vec<_> = group.results.iter().map(curve).collect();
-                Series::over(&group.run.method, *colour, 1.0, &curves)
-            });
+                        values
+                    };
+                    let curves: Vec<_> = group.results.iter().map(curve).collect();
+                    Series::over(label, *colour, 1.0, &curves)
+                },
+            );
         Chart {
             title: name.into(),
             x: "meta-step".into(),
@@ -302,15 +351,21 @@ pub(super) fn validation(done: &[RunResult]) -> Vec<Chart> {
         y: name.into(),
         series: groups
             .iter()
-            .filter(|(_, group)| group.run.is_trained())
-            .map(|(colour, group)| {
-                let point = |m: &MetaStepMetrics| {
-                    Some((m.meta_step as f64, m.validation.as_ref().and_then(pick)?))
-                };
-                let curve = |r: &&RunResult| r.meta_steps.iter().filter_map(point).collect();
-                let curves: Vec<_> = group.results.iter().map(curve).collect();
-                over(&group.run.method, *colour, &curves)
-            })
+            .filter(|shown| shown.group.run.is_trained())
+            .map(
+                |Shown {
+                     colour,
+                     label,
+                     group,
+                 }| {
+                    let point = |m: &MetaStepMetrics| {
+                        Some((m.meta_step as f64, m.validation.as_ref().and_then(pick)?))
+                    };
+                    let curve = |r: &&RunResult| r.meta_steps.iter().filter_map(point).collect();
+                    let curves: Vec<_> = group.results.iter().map(curve).collect();
+                    over(label, *colour, &curves)
+                },
+            )
             .collect(),
         from_zero: false,
         marks: true,

@@ -52,6 +52,13 @@ pub trait Experiment: Sync {
     /// with the same ones only.
     fn settings(&self) -> serde_json::Value;
 
+    /// Settings that decide the numbers of a run and not those of others, beside its own: they are written to the run's
+    /// `config.json`. There are none by default, which is `null`.
+    fn settings_of(&self, run: &Run) -> serde_json::Value {
+        let _ = run;
+        serde_json::Value::Null
+    }
+
     /// The model, on `device`. All that Burn draws for it comes from the run's seed; the weights of linear and convolution
     /// layers are drawn on the host, so that they are the same on every backend.
     ///

@@ -257,7 +257,7 @@ impl<'a, E: Experiment> Running<'a, E> {
             config["search"] = json!({
                 "name": search.name,
                 "values": search.values,
-                "for": search.meta_steps,
+                "meta_steps": search.meta_steps,
             });
         }
         if sweep.every_task_steps > 0 {
@@ -458,7 +458,11 @@ impl<'a, E: Experiment> Running<'a, E> {
     }
 
     fn config_of(&self, run: &Run) -> Value {
-        json!({ "run": run, "experiment": self.config })
+        let own = self.experiment.settings_of(run);
+        match own.is_null() {
+            true => json!({ "run": run, "experiment": self.config }),
+            false => json!({ "run": run, "own": own, "experiment": self.config }),
+        }
     }
 
     fn folder_of(&self, run: &Run) -> Result<RunFolder, Error> {

@@ -45,7 +45,15 @@ pub(super) fn text(done: &[RunResult], target: Option<f64>) -> String {
     if let (Some(first), 1..=4, true) = (done.first().filter(few), done.len(), same_seed) {
         let mut head = vec!["task".to_string()];
         for result in done {
-            head.push(format!("{}: AUC", result.run.method));
+            let name = result.run.name();
+            let name = name.rsplit_once("-seed-").map_or(&*name, |(name, _)| name);
+            // The settings, too, where they tell runs apart.
+            let is_one = |other: &&RunResult| other.run.method == result.run.method;
+            let name = match done.iter().filter(is_one).count() {
+                1 => &result.run.method,
+                _ => name,
+            };
+            head.push(format!("{name}: AUC"));
             head.push("at the end".into());
         }
         let rows = first.held_out.tasks.iter().map(|task| {

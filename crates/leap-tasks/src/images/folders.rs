@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::error::DataError;
 use crate::files::{Files, ending};
@@ -42,7 +43,14 @@ fn open(files: &Files, name: &str, cut: Option<[u32; 4]>) -> Result<DynamicImage
     (limits.max_image_width, limits.max_image_height) = (Some(LONGEST_SIDE), Some(LONGEST_SIDE));
     reader.limits(limits);
     let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
-    let image = reader.decode().map_err(|e| e.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    if decoder.total_bytes() > LARGEST_IMAGE {
+        return Err("it is too large".into());
+    }
+    // A camera that was held upright says so, beside the pixels.
+    let upright = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    image.apply_orientation(upright);
     if image.width() == 0 || image.height() == 0 {
         return Err("it has no pixels".into());
     }

@@ -58,6 +58,52 @@ fn idx(sides: &[u32], bytes: &[u8]) -> Vec<u8> {
     file
 }
 
+/// A camera that was turned writes how, and leaves the pixels as they are.
+#[test]
+fn photographs_stand_upright() {
+    // Dark on the left, and bright on the right.
+    let lying = GrayImage::from_fn(16, 8, |x, _| Luma([if x < 8 { 0 } else { 255 }]));
+    let lying = written(lying.into(), ImageFormat::Jpeg);
+    let exif = |orientation: u8| {
+        let directory = [
+            1,
+            0,
+            0x12,
+            1,
+            3,
+            0,
+            1,
+            0,
+            0,
+            0,
+            orientation,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ];
+        let body = [&b"Exif\0\0II*\0\x08\0\0\0"[..], &directory].concat();
+        let length = (body.len() as u16 + 2).to_be_bytes();
+        [&lying[..2], &[0xff, 0xe1], &length, &body, &lying[2..]].concat()
+    };
+    // What lies on the left comes on top, or to the bottom.
+    for (orientation, [top, bottom]) in [(6, [0, 255]), (8, [255, 0])] {
+        let photograph = exif(orientation);
+        let dir = folder(&[("a/1.jpg", photograph.clone()), ("b/1.jpg", photograph)]);
+        let data = load(&dir);
+        assert_eq!(data.train.shape(), [1, 16, 8]);
+        let image = data.train.image(0);
+        let near = |found: u8, expected: u8| found.abs_diff(expected) < 30;
+        assert!(
+            near(image[0], top) && near(image[16 * 8 - 1], bottom),
+            "{image:?}"
+        );
+    }
+}
+
 #[test]
 fn folders_of_classes() {
     let png = |value| grey(value, ImageFormat::Png);
