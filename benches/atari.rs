@@ -7,10 +7,7 @@
 use std::time::Instant;
 
 use burn::module::ParamGroup;
-use leap_core::{
-    InnerLoop, Leap, ParamSpace, Purpose, StepLoss, Task, TaskContext, TaskError, TaskSeed,
-    TaskSet, task_copy,
-};
+use leap_core::{InnerLoop, Leap, ParamSpace, StepLoss, Task, TaskError, TaskSet, task_copy};
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::A2cConfig;
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, virtual_environment};
@@ -27,16 +24,7 @@ fn main() {
         let games = games.named(&[arg(0, "breakout")]).expect("a game");
         let a2c = A2cConfig::new().with_envs(copies);
         let tasks = a2c.tasks(games);
-        let context = TaskContext {
-            seed: TaskSeed {
-                seed: 0,
-                purpose: Purpose::Training,
-                meta_step: 0,
-                task: 0,
-            },
-            device: device.clone(),
-            steps: usize::MAX,
-        };
+        let context = leap_tests::context(&device, usize::MAX);
         let init = ActorCriticConfig::atari(4, 4)
             .init(&device)
             .expect("sound settings");

@@ -10,9 +10,7 @@ use std::time::Instant;
 use burn::module::ParamGroup;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{
-    Leap, LearningPath, ParamSpace, Purpose, Task, TaskContext, TaskSeed, TaskSet, task_copy,
-};
+use leap_core::{Leap, LearningPath, ParamSpace, Task, TaskSet, task_copy};
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -33,16 +31,7 @@ fn main() {
             .init(data)
             .expect("sound settings")
             .train;
-        let context = TaskContext {
-            seed: TaskSeed {
-                seed: 0,
-                purpose: Purpose::Training,
-                meta_step: 0,
-                task: 0,
-            },
-            device: device.clone(),
-            steps: STEPS,
-        };
+        let context = leap_tests::context(&device, STEPS);
         let space = ParamSpace::new(&init, &ParamGroup::all()).expect("trainable");
 
         let mut recording = Vec::new();

@@ -10,9 +10,7 @@ use std::time::Instant;
 use burn::module::ParamGroup;
 use burn::optim::SgdConfig;
 use burn::tensor::Device;
-use leap_core::{
-    InnerLoop, MetaLearner, Method, ParamSpace, Purpose, TaskContext, TaskSeed, TaskSet, task_copy,
-};
+use leap_core::{InnerLoop, MetaLearner, Method, ParamSpace, TaskContext, TaskSet, task_copy};
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -44,16 +42,7 @@ fn main() {
         };
         let (init, wide) = (model(20), model(20 * tasks.heads()));
         let mixed = tasks.mixed();
-        let context = |steps| TaskContext {
-            seed: TaskSeed {
-                seed: 0,
-                purpose: Purpose::Training,
-                meta_step: 0,
-                task: 0,
-            },
-            device: device.clone(),
-            steps,
-        };
+        let context = |steps| leap_tests::context(&device, steps);
         let inner = |steps| InnerLoop::new(steps, SgdConfig::new().init(), 0.1);
         let seconds =
             |method: Option<Method>, init: &ConvNet, set: &dyn Fn(&TaskContext) -> _, steps| {

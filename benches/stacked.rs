@@ -14,8 +14,7 @@ use burn::module::Module;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::Device;
 use leap_core::{
-    InnerLoop, Lanes, Leap, Learned, MetaLearner, MetaTrainer, ParamSpace, Purpose, Task,
-    TaskContext, TaskError, TaskSeed, TaskSet,
+    InnerLoop, Lanes, Leap, Learned, MetaLearner, MetaTrainer, ParamSpace, Task, TaskError, TaskSet,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
@@ -171,16 +170,7 @@ fn of_a_step([few, many]: [usize; 2], count: usize) -> String {
 fn by_hand(device: &Device, init: &ConvNet, tasks: &OmniglotSplits) -> String {
     let device = device.clone().autodiff();
     let counts = [2, 4].map(|steps| {
-        let context = TaskContext {
-            seed: TaskSeed {
-                seed: 0,
-                purpose: Purpose::Training,
-                meta_step: 0,
-                task: 0,
-            },
-            device: device.clone(),
-            steps,
-        };
+        let context = leap_tests::context(&device, steps);
         let mut task = TaskSet::<ConvNet>::task(&tasks.train, 0, &context).expect("a task");
         let mut optimizer = SgdConfig::new().init();
         let mut model = init.clone();

@@ -12,8 +12,8 @@ use burn::optim::AdamConfig;
 use burn::rl::Environment;
 use burn::tensor::{Device, Tensor, TensorData};
 use leap_core::{
-    ActorCritic, Checkpoints, Error, Lanes, Leap, MetaTrainer, Norm, ParamSpace, Purpose, Report,
-    StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed, TaskSet, reinitialize, run_rng,
+    ActorCritic, Checkpoints, Error, Lanes, Leap, MetaTrainer, Norm, ParamSpace, Report, StepLoss,
+    Task, TaskContext, TaskError, TaskRng, TaskSet, reinitialize, run_rng,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
@@ -21,19 +21,6 @@ use leap_tasks::rl::{
     SavedEnv, Transition, VectorEnv,
 };
 use safetensors::SafeTensors;
-
-fn context(device: &Device, steps: usize) -> TaskContext {
-    TaskContext {
-        seed: TaskSeed {
-            seed: 0,
-            purpose: Purpose::Training,
-            meta_step: 0,
-            task: 0,
-        },
-        device: device.clone(),
-        steps,
-    }
-}
 
 /// Gymnasium's trajectories: see `golden/make_control_golden.py`.
 struct Golden(BTreeMap<String, Vec<f64>>);
@@ -323,7 +310,7 @@ fn the_loss_is_the_definitions() {
         }
         possible.push((policy_loss + 0.5 * value_loss - 0.01 * entropy, of_w, of_v));
     }
-    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &context(&device, 1)).unwrap();
+    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &leap_tests::context(&device, 1)).unwrap();
     let StepLoss { loss, score, .. } = task.loss(&model).unwrap();
     let grads = loss.backward();
     let loss = f64::from(loss.into_scalar::<f32>());
@@ -606,7 +593,7 @@ fn restarted_environments_forget_their_running_returns() {
         .with_envs(1)
         .with_score_episodes(1)
         .tasks(Family);
-    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &context(&device, 9)).unwrap();
+    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &leap_tests::context(&device, 9)).unwrap();
     let mut scores = Vec::new();
     for step in 0..4 {
         if step == 1 {
@@ -621,7 +608,7 @@ fn restarted_environments_forget_their_running_returns() {
         .with_envs(1)
         .with_score_episodes(2)
         .tasks(Family);
-    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &context(&device, 9)).unwrap();
+    let mut task = TaskSet::<Tiny>::task(&tasks, 0, &leap_tests::context(&device, 9)).unwrap();
     let scores = (0..4).map(|_| task.loss(&model).unwrap().score.flatten());
     assert_eq!(Vec::from_iter(scores), [None; 4]);
 }

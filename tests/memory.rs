@@ -6,7 +6,7 @@
 use burn::module::Module;
 use burn::optim::{AdamConfig, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, TaskContext, TaskSet, task_copy};
+use leap_core::{InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, TaskSet, task_copy};
 use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig, ProgressiveNet};
 use leap_tasks::Sinusoids;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
@@ -31,7 +31,7 @@ fn memory_is_constant_in_steps_and_meta_steps() {
     let parameters = 4 * (128 * 128 + 4 * 128);
     let space = ParamSpace::new(&init, &burn::module::ParamGroup::all()).unwrap();
     let run = |steps: usize| {
-        let context = context(&device, steps);
+        let context = leap_tests::context(&device, steps);
         let mut task = TaskSet::<Mlp>::task(&Sinusoids::new(), 0, &context).unwrap();
         let mut path = Leap::new().path(&space);
         let inner = InnerLoop::new(steps, SgdConfig::new().init(), 0.001);
@@ -71,7 +71,8 @@ fn memory_is_constant_in_steps_and_meta_steps() {
     let train = tasks.unwrap().train;
     let run = |steps: usize| {
         let mut task =
-            TaskSet::<ProgressiveNet>::task(&train, 0, &context(&device, steps)).unwrap();
+            TaskSet::<ProgressiveNet>::task(&train, 0, &leap_tests::context(&device, steps))
+                .unwrap();
         let space = ParamSpace::new(&columns, &burn::module::ParamGroup::all()).unwrap();
         let inner = InnerLoop::new(steps, SgdConfig::new().init(), 0.001);
         let mut path = Leap::new().path(&space);
@@ -83,19 +84,6 @@ fn memory_is_constant_in_steps_and_meta_steps() {
     let (before, after) = (run(20), run(200));
     println!("columns: {before} bytes after 20 steps, {after} after 200 more");
     assert!(after < before + (16 << 20), "{before} bytes, then {after}");
-}
-
-fn context(device: &Device, steps: usize) -> TaskContext {
-    TaskContext {
-        seed: leap_core::TaskSeed {
-            seed: 0,
-            purpose: leap_core::Purpose::Training,
-            meta_step: 0,
-            task: 0,
-        },
-        device: device.clone(),
-        steps,
-    }
 }
 
 /// Resident memory after 100 meta-steps, and after 500 more.

@@ -256,7 +256,6 @@ fn later_methods_search_their_rates_and_go_on_from_an_initialization() {
 const ONE_RUN: &str = "--methods leap --alphabets 2 --seeds 1 --meta-steps 20 --checkpoint-every 3 --jobs 1 --filters 4 \
     --meta-batch 2 --task-steps 4 --batch 4 --test-alphabets 2";
 
-/// What [`ONE_RUN`] measured, without times, down to its lines of metrics.
 #[test]
 fn an_initialization_is_read_before_anything_is_removed_and_is_one_of_the_settings() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -299,6 +298,7 @@ fn an_initialization_is_read_before_anything_is_removed_and_is_one_of_the_settin
     assert_eq!(results(), before);
 }
 
+/// What [`ONE_RUN`] measured, without times, down to its lines of metrics.
 fn measured(out: &Path) -> (BTreeMap<String, serde_json::Value>, Vec<serde_json::Value>) {
     let text = std::fs::read_to_string(out.join("leap-2-alphabets-seed-1/metrics.jsonl"));
     let without_seconds = |line: &str| {

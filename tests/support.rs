@@ -13,7 +13,9 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use leap_core::{InnerLoop, Predict, StepLoss, Task, TaskContext, TaskError, TaskSet};
+use leap_core::{
+    InnerLoop, Predict, Purpose, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet,
+};
 use safetensors::SafeTensors;
 
 /// The CPU devices, with autodiff.
@@ -440,6 +442,20 @@ impl<M: Predict<Tensor<D>>, const D: usize> Task<M> for GoldenTask<D> {
 
     fn fork(&self) -> Option<Self> {
         Some(self.clone())
+    }
+}
+
+/// That of the first task of a run with seed 0, on a device, for so many steps.
+pub fn context(device: &Device, steps: usize) -> TaskContext {
+    TaskContext {
+        seed: TaskSeed {
+            seed: 0,
+            purpose: Purpose::Training,
+            meta_step: 0,
+            task: 0,
+        },
+        device: device.clone(),
+        steps,
     }
 }
 

@@ -105,23 +105,22 @@ pub(super) fn learning_curves(done: &[RunResult], unit: &(String, usize)) -> Vec
         from_zero: y != "score",
         series: groups
             .iter()
-            .map(
-                |Shown {
-                     colour,
-                     label,
-                     group,
-                 }| {
-                    let of = |r: &&RunResult| pick(&r.held_out);
-                    let curves: Vec<Vec<(f64, f64)>> = group.results.iter().map(of).collect();
-                    let mut series = over(label, *colour, &curves);
-                    let units = unit.1 as f64;
-                    series
-                        .points
-                        .iter_mut()
-                        .for_each(|p| p.0 = (p.0 + 1.0) * units);
-                    series
-                },
-            )
+            .map(|shown| {
+                let Shown {
+                    colour,
+                    label,
+                    group,
+                } = shown;
+                let of = |r: &&RunResult| pick(&r.held_out);
+                let curves: Vec<Vec<(f64, f64)>> = group.results.iter().map(of).collect();
+                let mut series = over(label, *colour, &curves);
+                let units = unit.1 as f64;
+                series
+                    .points
+                    .iter_mut()
+                    .for_each(|p| p.0 = (p.0 + 1.0) * units);
+                series
+            })
             .collect(),
         marks: false,
     };
@@ -181,33 +180,32 @@ fn over(label: &str, colour: usize, curves: &[Vec<(f64, f64)>]) -> Series {
 
 /// Loss or score against the length of the path that led there: a method that goes straight is on the left.
 fn along_the_path(groups: &[Shown], what: &str) -> Chart {
-    let series = groups.iter().map(
-        |Shown {
-             colour,
-             label,
-             group,
-         }| {
-            let of = |name| {
-                let results = group.results.iter();
-                let curves: Vec<_> = results.map(|r| curve(&r.held_out, name)).collect();
-                over(label, *colour, &curves)
-            };
-            let (lengths, values) = (of("path_length"), of(what));
-            let at: BTreeMap<u64, f64> = lengths
-                .points
-                .iter()
-                .map(|(step, length, _)| (*step as u64, *length))
-                .collect();
-            let points = values.points.iter();
-            let points = points.filter_map(|(step, value, deviation)| {
-                Some((*at.get(&(*step as u64))?, *value, *deviation))
-            });
-            Series {
-                points: points.collect(),
-                ..lengths.clone()
-            }
-        },
-    );
+    let series = groups.iter().map(|shown| {
+        let Shown {
+            colour,
+            label,
+            group,
+        } = shown;
+        let of = |name| {
+            let results = group.results.iter();
+            let curves: Vec<_> = results.map(|r| curve(&r.held_out, name)).collect();
+            over(label, *colour, &curves)
+        };
+        let (lengths, values) = (of("path_length"), of(what));
+        let at: BTreeMap<u64, f64> = lengths
+            .points
+            .iter()
+            .map(|(step, length, _)| (*step as u64, *length))
+            .collect();
+        let points = values.points.iter();
+        let points = points.filter_map(|(step, value, deviation)| {
+            Some((*at.get(&(*step as u64))?, *value, *deviation))
+        });
+        Series {
+            points: points.collect(),
+            ..lengths.clone()
+        }
+    });
     Chart {
         title: format!("The {what} along the path"),
         x: "length of the path so far".into(),
@@ -302,27 +300,26 @@ pub(super) fn over_meta_steps(done: &[RunResult]) -> Vec<Chart> {
                 !others.contains(&method) && !method.ends_with("-shifting")
             })
             .filter(|shown| shown.group.run.is_trained())
-            .map(
-                |Shown {
-                     colour,
-                     label,
-                     group,
-                 }| {
-                    let curve = |r: &&RunResult| {
-                        let last = r.meta_steps.last().map_or(0, |m| m.meta_step);
-                        let mut values = vec![f64::NAN; last];
-                        for metrics in &r.meta_steps {
-                            let value = pick(metrics).unwrap_or(f64::NAN);
-                            if let Some(place) = values.get_mut(metrics.meta_step.wrapping_sub(1)) {
-                                *place = value;
-                            }
+            .map(|shown| {
+                let Shown {
+                    colour,
+                    label,
+                    group,
+                } = shown;
+                let curve = |r: &&RunResult| {
+                    let last = r.meta_steps.last().map_or(0, |m| m.meta_step);
+                    let mut values = vec![f64::NAN; last];
+                    for metrics in &r.meta_steps {
+                        let value = pick(metrics).unwrap_or(f64::NAN);
+                        if let Some(place) = values.get_mut(metrics.meta_step.wrapping_sub(1)) {
+                            *place = value;
                         }
-                        values
-                    };
-                    let curves: Vec<_> = group.results.iter().map(curve).collect();
-                    Series::over(label, *colour, 1.0, &curves)
-                },
-            );
+                    }
+                    values
+                };
+                let curves: Vec<_> = group.results.iter().map(curve).collect();
+                Series::over(label, *colour, 1.0, &curves)
+            });
         Chart {
             title: name.into(),
             x: "meta-step".into(),
@@ -352,20 +349,19 @@ pub(super) fn validation(done: &[RunResult]) -> Vec<Chart> {
         series: groups
             .iter()
             .filter(|shown| shown.group.run.is_trained())
-            .map(
-                |Shown {
-                     colour,
-                     label,
-                     group,
-                 }| {
-                    let point = |m: &MetaStepMetrics| {
-                        Some((m.meta_step as f64, m.validation.as_ref().and_then(pick)?))
-                    };
-                    let curve = |r: &&RunResult| r.meta_steps.iter().filter_map(point).collect();
-                    let curves: Vec<_> = group.results.iter().map(curve).collect();
-                    over(label, *colour, &curves)
-                },
-            )
+            .map(|shown| {
+                let Shown {
+                    colour,
+                    label,
+                    group,
+                } = shown;
+                let point = |m: &MetaStepMetrics| {
+                    Some((m.meta_step as f64, m.validation.as_ref().and_then(pick)?))
+                };
+                let curve = |r: &&RunResult| r.meta_steps.iter().filter_map(point).collect();
+                let curves: Vec<_> = group.results.iter().map(curve).collect();
+                over(label, *colour, &curves)
+            })
             .collect(),
         from_zero: false,
         marks: true,
