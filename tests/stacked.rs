@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::{Module, Param, ParamGroup};
+use burn::nn::conv::{Conv3d, Conv3dConfig, ConvTranspose2d, ConvTranspose2dConfig};
+use burn::nn::interpolate::{Interpolate2d, Interpolate2dConfig};
+use burn::nn::pool::{MaxPool1d, MaxPool1dConfig};
 use burn::nn::{
     Dropout, DropoutConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
-    LinearConfig,
+    LinearConfig, PRelu, PReluConfig,
 };
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, ModuleOptimizer, RmsPropConfig, SgdConfig};
 use burn::tensor::activation::{gelu, sigmoid, softmax, tanh};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::ops::PadMode;
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use leap_core::{
     Anil, Boil, InnerLoop, Lanes, Leap, Learned, LearningCurve, Maml, MetaLearner, MetaTrainer,
     Method, ParamSpace, Predict, Report, Statistics, StepLoss, Task, TaskContext, TaskError,
@@ -274,6 +278,85 @@ fn a_model_of_many_operations() {
                 1e-3,
             );
         }
+    }
+}
+
+/// Layers and operations that have no rule for all tasks.
+#[derive(Module, Debug)]
+struct Rare {
+    first: Linear,
+    bend: PRelu,
+    up: ConvTranspose2d,
+    pool: MaxPool1d,
+    volume: Conv3d,
+    resize: Interpolate2d,
+    last: Linear,
+}
+
+impl Rare {
+    fn new(device: &Device) -> Self {
+        let size = Some([3, 5]);
+        let rare = Self {
+            first: LinearConfig::new(1, 16).init(device),
+            bend: PReluConfig::new().with_num_parameters(16).init(device),
+            up: ConvTranspose2dConfig::new([1, 2], [2, 2])
+                .with_stride([2, 2])
+                .init(device),
+            pool: MaxPool1dConfig::new(2).init(),
+            volume: Conv3dConfig::new([1, 2], [2, 2, 2]).init(device),
+            resize: Interpolate2dConfig::new().with_output_size(size).init(),
+            last: LinearConfig::new(16, 1).init(device),
+        };
+        let all = ParamGroup::all();
+        let rare = reinitialize(rare, &all, &mut run_rng(5, "parameters"));
+        // Slopes that differ.
+        let slopes = Vec::from_iter((0..16).map(|i| 0.05 * i as f32));
+        Self {
+            bend: PRelu {
+                alpha: Param::from_data(TensorData::new(slopes, [16]), device),
+                ..rare.bend
+            },
+            ..rare
+        }
+    }
+}
+
+impl Predict<Tensor<2>> for Rare {
+    fn predict(&self, x: Tensor<2>) -> Tensor<2> {
+        let rows = x.dims()[0];
+        let hidden = self.bend.forward(self.first.forward(x.clone()));
+        let image = self.up.forward(hidden.clone().reshape([rows, 1, 4, 4]));
+        let line = self.pool.forward(image.reshape([rows, 2, 64]));
+        let volume = self.volume.forward(line.reshape([rows, 1, 4, 4, 4]));
+        let volume: Tensor<4> = self.resize.forward(volume.reshape([rows, 2, 9, 3]));
+        let flat = volume.reshape([rows, 30]);
+        let highest = flat.clone().sort_descending(1).slice([0..rows, 0..8]);
+        let (lowest, _) = flat.clone().sort_with_indices(1);
+        let lowest = lowest.slice([0..rows, 0..4]).cummax(1);
+        let mixed = hidden.slice_assign([0..rows, 2..10], highest);
+        let mixed = mixed.slice_assign([0..rows, 10..14], lowest);
+        let at = Tensor::<1, Int>::from_data(TensorData::from([1, 15]), &x.device());
+        let added = flat.slice([0..rows, 0..2]).sinh();
+        let mixed = mixed.select_assign(1, at, added, IndexingUpdateOp::Add);
+        self.last.forward(
+            mixed
+                .pad((0, 1, 0, 0), PadMode::Constant(0.0))
+                .slice([0..rows, 0..16]),
+        )
+    }
+}
+
+#[test]
+fn operations_without_a_rule_are_played_for_each_task() {
+    let tasks = Sinusoids::new().with_tasks(12);
+    for (name, device) in cpu_devices() {
+        let trainer = MetaTrainer::new(Leap::new())
+            .with_meta_batch_size(5)
+            .with_task_optimizer(SgdConfig::new().init(), 1e-3)
+            .with_meta_optimizer(SgdConfig::new().init(), 1e-3)
+            .with_task_steps(5);
+        let (what, init) = (format!("rare operations on {name}"), Rare::new(&device));
+        compare(&what, &trainer, &init, &tasks, &tasks, 1e-3);
     }
 }
 
@@ -654,6 +737,14 @@ fn on_every_device() {
             &what,
             &trainer(0.01),
             &mlp(device),
+            &sinusoids,
+            &sinusoids,
+            (50.0 * roundoff).max(1e-3),
+        );
+        compare(
+            &format!("rare operations on {name}"),
+            &trainer(1e-3).with_meta_optimizer(SgdConfig::new().init(), 1e-3),
+            &Rare::new(device),
             &sinusoids,
             &sinusoids,
             (50.0 * roundoff).max(1e-3),

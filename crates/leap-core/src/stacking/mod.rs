@@ -13,6 +13,7 @@
 mod ahead;
 mod captured;
 mod conv;
+mod each;
 mod play;
 mod record;
 mod script;

@@ -50,8 +50,8 @@ pub(super) struct BatchStatistics {
 /// A device's own types of numbers, where the record's are of the device that recorded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Types {
-    ints: IntDType,
-    bools: BoolDType,
+    pub ints: IntDType,
+    pub bools: BoolDType,
 }
 
 impl Types {
@@ -66,11 +66,11 @@ impl Types {
 
 /// Plays a record.
 pub(super) struct Player {
-    tasks: usize,
+    pub tasks: usize,
     device: Device,
     is_cpu: bool,
     is_cube: bool,
-    types: Types,
+    pub types: Types,
     values: HashMap<TensorId, Value>,
     /// By the id of the layer's running mean.
     norms: HashMap<TensorId, Normalization>,
@@ -128,7 +128,7 @@ impl Constant {
 }
 
 /// The dimension of the tasks comes first.
-fn with(tasks: usize, shape: &Shape) -> Shape {
+pub(super) fn with(tasks: usize, shape: &Shape) -> Shape {
     let dims = std::iter::once(tasks).chain(shape.iter().copied());
     Shape::from(dims.collect::<Vec<_>>())
 }
@@ -266,7 +266,7 @@ macro_rules! base {
                 scalar!($self, op, |lhs, rhs| $not_equal_elem(lhs, rhs, dtype))
             }
             BaseOperationIr::Cast(op) => unary!($self, op, |t| $cast(t, op.out.dtype)),
-            op => return Err(Unstackable::no_rule(op)),
+            _ => return Ok(false),
         }
     };
 }
@@ -325,6 +325,18 @@ impl Player {
             _ => self.values.get(&tensor.id).cloned(),
         };
         value.ok_or_else(|| Unstackable::new("a tensor that the record does not have"))
+    }
+
+    /// The same, which stays for other readers.
+    pub fn look(&self, tensor: &TensorIr) -> Result<DispatchTensor, Unstackable> {
+        let value = self.values.get(&tensor.id).cloned();
+        let value =
+            value.ok_or_else(|| Unstackable::new("a tensor that the record does not have"))?;
+        Ok(self.lead(value, &tensor.shape))
+    }
+
+    pub fn forget(&mut self, tensor: &TensorIr) {
+        self.values.remove(&tensor.id);
     }
 
     fn put(&mut self, out: &TensorIr, tensor: DispatchTensor, joined: bool) {
@@ -406,6 +418,14 @@ impl Player {
 
     /// Plays one operation.
     pub fn play(&mut self, op: &OperationIr) -> Result<(), Unstackable> {
+        match self.play_all(op)? {
+            true => Ok(()),
+            false => self.play_each(op),
+        }
+    }
+
+    /// Plays one operation for all tasks at once, if there is a rule for it.
+    fn play_all(&mut self, op: &OperationIr) -> Result<bool, Unstackable> {
         match op {
             // What it is of was bound before.
             OperationIr::Init(_) => {}
@@ -478,21 +498,16 @@ impl Player {
                 |lhs, rhs, _| Dispatch::bool_not_equal_elem(lhs, rhs),
                 |t, _| t
             ),
-            OperationIr::NumericFloat(_, op) => self.numeric_float(op)?,
-            OperationIr::NumericInt(_, op) => self.numeric_int(op)?,
-            OperationIr::Float(_, op) => self.float(op)?,
-            OperationIr::Int(IntOperationIr::IntoFloat(op)) => {
-                unary!(self, op, |t| Dispatch::int_into_float(
-                    t,
-                    op.out.dtype.into()
-                ))
-            }
-            OperationIr::Bool(op) => self.bool(op)?,
-            OperationIr::Activation(op) => self.activation(op)?,
-            OperationIr::Module(op) => self.module(op)?,
-            op => return Err(Unstackable::no_rule(op)),
+            OperationIr::NumericFloat(_, op) => return self.numeric_float(op),
+            OperationIr::NumericInt(_, op) => return self.numeric_int(op),
+            OperationIr::Float(_, op) => return self.float(op),
+            OperationIr::Int(op) => return self.int(op),
+            OperationIr::Bool(op) => return self.bool(op),
+            OperationIr::Activation(op) => return self.activation(op),
+            OperationIr::Module(op) => return self.module(op),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn fill(&mut self, out: &TensorIr, value: ScalarIr) {
@@ -503,7 +518,7 @@ impl Player {
         self.put(out, Dispatch::float_reshape(tensor, shape), false);
     }
 
-    fn numeric_float(&mut self, op: &NumericOperationIr) -> Result<(), Unstackable> {
+    fn numeric_float(&mut self, op: &NumericOperationIr) -> Result<bool, Unstackable> {
         use NumericOperationIr as Op;
         let bools = self.bools();
         match op {
@@ -566,18 +581,32 @@ impl Player {
             Op::GreaterEqualElem(op) => self.compare(op, Dispatch::float_greater_equal_elem)?,
             Op::LowerElem(op) => self.compare(op, Dispatch::float_lower_elem)?,
             Op::LowerEqualElem(op) => self.compare(op, Dispatch::float_lower_equal_elem)?,
-            op => return Err(Unstackable::no_rule(op)),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn numeric_int(&mut self, op: &NumericOperationIr) -> Result<(), Unstackable> {
+    fn numeric_int(&mut self, op: &NumericOperationIr) -> Result<bool, Unstackable> {
         use NumericOperationIr as Op;
         let bools = self.bools();
         match op {
             Op::Add(op) => binary!(self, op, Dispatch::int_add),
             Op::Sub(op) => binary!(self, op, Dispatch::int_sub),
             Op::Mul(op) => binary!(self, op, Dispatch::int_mul),
+            Op::Div(op) => binary!(self, op, Dispatch::int_div),
+            Op::Rem(op) => binary!(self, op, Dispatch::int_remainder),
+            Op::DivScalar(op) => scalar!(self, op, Dispatch::int_div_scalar),
+            Op::RemScalar(op) => scalar!(self, op, Dispatch::int_remainder_scalar),
+            Op::Abs(op) => unary!(self, op, Dispatch::int_abs),
+            Op::Neg(op) => unary!(self, op, Dispatch::int_neg),
+            Op::Sign(op) => unary!(self, op, Dispatch::int_sign),
+            Op::ClampMin(op) => scalar!(self, op, Dispatch::int_clamp_min),
+            Op::ClampMax(op) => scalar!(self, op, Dispatch::int_clamp_max),
+            Op::Clamp(op) => {
+                let value = self.take(&op.tensor)?;
+                let tensor = Dispatch::int_clamp(value.tensor, op.min.into(), op.max.into());
+                self.put(&op.out, tensor, value.joined);
+            }
             Op::AddScalar(op) => scalar!(self, op, Dispatch::int_add_scalar),
             Op::SubScalar(op) => scalar!(self, op, Dispatch::int_sub_scalar),
             Op::MulScalar(op) => scalar!(self, op, Dispatch::int_mul_scalar),
@@ -595,14 +624,43 @@ impl Player {
             Op::GreaterEqualElem(op) => self.compare(op, Dispatch::int_greater_equal_elem)?,
             Op::LowerElem(op) => self.compare(op, Dispatch::int_lower_elem)?,
             Op::LowerEqualElem(op) => self.compare(op, Dispatch::int_lower_equal_elem)?,
-            op => return Err(Unstackable::no_rule(op)),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn float(&mut self, op: &FloatOperationIr) -> Result<(), Unstackable> {
+    fn int(&mut self, op: &IntOperationIr) -> Result<bool, Unstackable> {
+        use IntOperationIr as Op;
+        match op {
+            Op::IntoFloat(op) => {
+                unary!(self, op, |t| Dispatch::int_into_float(
+                    t,
+                    op.out.dtype.into()
+                ))
+            }
+            Op::BitwiseAnd(op) => binary!(self, op, Dispatch::bitwise_and),
+            Op::BitwiseOr(op) => binary!(self, op, Dispatch::bitwise_or),
+            Op::BitwiseXor(op) => binary!(self, op, Dispatch::bitwise_xor),
+            Op::BitwiseNot(op) => unary!(self, op, Dispatch::bitwise_not),
+            Op::BitwiseLeftShift(op) => binary!(self, op, Dispatch::bitwise_left_shift),
+            Op::BitwiseRightShift(op) => binary!(self, op, Dispatch::bitwise_right_shift),
+            Op::BitwiseAndScalar(op) => scalar!(self, op, Dispatch::bitwise_and_scalar),
+            Op::BitwiseOrScalar(op) => scalar!(self, op, Dispatch::bitwise_or_scalar),
+            Op::BitwiseXorScalar(op) => scalar!(self, op, Dispatch::bitwise_xor_scalar),
+            Op::BitwiseLeftShiftScalar(op) => {
+                scalar!(self, op, Dispatch::bitwise_left_shift_scalar)
+            }
+            Op::BitwiseRightShiftScalar(op) => {
+                scalar!(self, op, Dispatch::bitwise_right_shift_scalar)
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn float(&mut self, op: &FloatOperationIr) -> Result<bool, Unstackable> {
         use FloatOperationIr as Op;
-        let ints = self.ints();
+        let (ints, bools) = (self.ints(), self.bools());
         match op {
             Op::Exp(op) => unary!(self, op, Dispatch::float_exp),
             Op::Log(op) => unary!(self, op, Dispatch::float_log),
@@ -614,6 +672,22 @@ impl Player {
             Op::Tanh(op) => unary!(self, op, Dispatch::float_tanh),
             Op::Recip(op) => unary!(self, op, Dispatch::float_recip),
             Op::Floor(op) => unary!(self, op, Dispatch::float_floor),
+            Op::Ceil(op) => unary!(self, op, Dispatch::float_ceil),
+            Op::Round(op) => unary!(self, op, Dispatch::float_round),
+            Op::Trunc(op) => unary!(self, op, Dispatch::float_trunc),
+            Op::Tan(op) => unary!(self, op, Dispatch::float_tan),
+            Op::Cosh(op) => unary!(self, op, Dispatch::float_cosh),
+            Op::Sinh(op) => unary!(self, op, Dispatch::float_sinh),
+            Op::ArcCos(op) => unary!(self, op, Dispatch::float_acos),
+            Op::ArcCosh(op) => unary!(self, op, Dispatch::float_acosh),
+            Op::ArcSin(op) => unary!(self, op, Dispatch::float_asin),
+            Op::ArcSinh(op) => unary!(self, op, Dispatch::float_asinh),
+            Op::ArcTan(op) => unary!(self, op, Dispatch::float_atan),
+            Op::ArcTanh(op) => unary!(self, op, Dispatch::float_atanh),
+            Op::ArcTan2(op) => binary!(self, op, Dispatch::float_atan2),
+            Op::Hypot(op) => binary!(self, op, Dispatch::float_hypot),
+            Op::IsNan(op) => unary!(self, op, |t| Dispatch::float_is_nan(t, bools)),
+            Op::IsInf(op) => unary!(self, op, |t| Dispatch::float_is_inf(t, bools)),
             Op::PowfScalar(op) => scalar!(self, op, Dispatch::float_powf_scalar),
             Op::Powf(op) => binary!(self, op, Dispatch::float_powf),
             Op::IntoInt(op) => unary!(self, op, |t| Dispatch::float_into_int(t, ints)),
@@ -621,12 +695,12 @@ impl Player {
                 let (lhs, rhs) = (self.leading(&op.lhs)?, self.leading(&op.rhs)?);
                 self.put(&op.out, Dispatch::float_matmul(lhs, rhs), false);
             }
-            op => return Err(Unstackable::no_rule(op)),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn bool(&mut self, op: &BoolOperationIr) -> Result<(), Unstackable> {
+    fn bool(&mut self, op: &BoolOperationIr) -> Result<bool, Unstackable> {
         use BoolOperationIr as Op;
         let ints = self.ints();
         match op {
@@ -642,10 +716,10 @@ impl Player {
             Op::Or(op) => binary!(self, op, Dispatch::bool_or),
             Op::Xor(op) => binary!(self, op, Dispatch::bool_xor),
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn activation(&mut self, op: &ActivationOperationIr) -> Result<(), Unstackable> {
+    fn activation(&mut self, op: &ActivationOperationIr) -> Result<bool, Unstackable> {
         use ActivationOperationIr as Op;
         match op {
             Op::Relu(op) => unary!(self, op, Dispatch::relu),
@@ -663,16 +737,20 @@ impl Player {
                 let tensor = self.leading(&op.input)?;
                 self.put(&op.out, Dispatch::softmax(tensor, op.axis + 1), false);
             }
+            Op::Softmin(op) => {
+                let tensor = self.leading(&op.input)?;
+                self.put(&op.out, Dispatch::softmin(tensor, op.axis + 1), false);
+            }
             Op::LogSoftmax(op) => {
                 let tensor = self.leading(&op.input)?;
                 self.put(&op.out, Dispatch::log_softmax(tensor, op.axis + 1), false);
             }
-            op => return Err(Unstackable::no_rule(op)),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn module(&mut self, op: &ModuleOperationIr) -> Result<(), Unstackable> {
+    fn module(&mut self, op: &ModuleOperationIr) -> Result<bool, Unstackable> {
         use ModuleOperationIr as Op;
         match op {
             Op::Linear(op) => self.linear(op)?,
@@ -752,9 +830,9 @@ impl Player {
                 }
                 self.put(&op.out, y, false);
             }
-            op => return Err(Unstackable::no_rule(op)),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn convolve<const D: usize>(
