@@ -24,7 +24,7 @@ mkdir -p "$out"
 cp "$(program parity test --no-run --test parity)" "$out/parity"
 cp "$(program stacked bench --no-run --profile dev --bench stacked)" "$out/stacked"
 strip "$out"/*
-cp benches/gpu.py benches/jax_vmap.py "$out"
+cp benches/gpu.py benches/jax_vmap.py cubecl.toml "$out"
 cat > "$out/run" << RUN
 #!/usr/bin/env bash
 # What this machine's GPU makes of it: gpu/run [DEVICE]

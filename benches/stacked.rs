@@ -1,7 +1,8 @@
-//! Tasks that are trained at once against tasks one by one, on the Omniglot convnet: task steps a second, the bytes that
-//! are predicted and those that the device reserved, and how far the meta-gradients are apart. On a GPU also the kernels that
-//! are launched in a task step, in a loop written by hand, one by one, at once, and at once without Leap. Then how often
-//! numbers are read back for a task. The first meta-step compiles and tunes, and is timed apart.
+//! Tasks that are trained at once against tasks one by one, on the Omniglot convnet: task steps a second, and the bytes that
+//! are predicted and those that the device reserved. The first meta-step compiles and tunes, and is timed apart. Then how far
+//! the meta-gradients are apart, on a GPU the kernels that are launched in a task step (in a loop written by hand, one by
+//! one, at once, and at once without Leap), and how often numbers are read back for a task. Without Burn's fusion, launches
+//! are counted where `BURN_FUSION_MAX_EXPLORATIONS=0` is set.
 //!
 //! ```text
 //! cargo bench --profile dev --bench stacked -- [DEVICE] [TASKS,…] [FILTERS] [TASK_STEPS] [META_STEPS]
@@ -52,17 +53,35 @@ fn main() {
         .init(data)
         .expect("sound settings");
 
+    let counts = Vec::from_iter(counts);
+
     println!("{}", leap_core::describe_device(&device));
-    println!(
-        "| tasks | one by one, steps/s | at once, steps/s | ratio | predicted MiB | reserved MiB | apart | \
-         launches by hand | one by one | at once | without Leap | read-backs a task | first meta-step, s |"
-    );
-    println!("|{}", " --- |".repeat(13));
     let mib =
         |bytes: Option<u64>| bytes.map_or("–".into(), |b| format!("{:.0}", b as f64 / 1048576.0));
-    for count in counts {
-        let alone = measure(&device, &init, &tasks, [count, 1], steps, meta_steps);
+    println!(
+        "| tasks | at once, steps/s | one by one | ratio | predicted MiB | reserved MiB | first meta-step, s |"
+    );
+    println!("|{}", " --- |".repeat(7));
+    for count in counts.iter().copied() {
         let at_once = measure(&device, &init, &tasks, [count, count], steps, meta_steps);
+        let alone = measure(&device, &init, &tasks, [count, 1], steps, 1);
+        println!(
+            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {:.1} |",
+            at_once.speed,
+            alone.speed,
+            at_once.speed / alone.speed,
+            mib(at_once.predicted.map(|bytes| bytes * count as u64)),
+            mib(at_once.used),
+            at_once.begin,
+        );
+    }
+
+    println!();
+    println!(
+        "| tasks | apart | launches by hand | one by one | at once | without Leap | read-backs a task |"
+    );
+    println!("|{}", " --- |".repeat(7));
+    for count in counts {
         // After two steps of a task. Training at the paper's learning rate multiplies any difference, rounding too.
         let [one, other] =
             [1, count].map(|at_once| measure(&device, &init, &tasks, [count, at_once], 2, 0).first);
@@ -77,18 +96,12 @@ fn main() {
         };
         let apart = norm(&mut { pairs }) / norm(&mut { moved });
         println!(
-            "| {count} | {:.1} | {:.1} | {:.2} | {} | {} | {apart:.1e} | {} | {} | {} | {} | {:.1} | {:.1} |",
-            alone.speed,
-            at_once.speed,
-            at_once.speed / alone.speed,
-            mib(at_once.predicted.map(|bytes| bytes * count as u64)),
-            mib(at_once.used),
+            "| {count} | {apart:.1e} | {} | {} | {} | {} | {:.1} |",
             by_hand(&device, &init, &tasks),
             launches(Leap::new(), &device, &init, &tasks, [count, 1]),
             launches(Leap::new(), &device, &init, &tasks, [count, count]),
             launches(Plain, &device, &init, &tasks, [count, count]),
             read_backs(&device, &init, &tasks, count),
-            at_once.begin,
         );
     }
 }
