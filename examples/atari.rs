@@ -8,7 +8,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use burn::module::ParamGroup;
 use burn::optim::AdamConfig;
 use burn::tensor::Device;
@@ -16,7 +16,7 @@ use clap::Parser;
 use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
     Experiment, Run, RunOptions, Sweep, animate, end, finite, interruption, not_negative, positive,
-    say,
+    say, up_to,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
@@ -44,10 +44,10 @@ struct Args {
     #[arg(long)]
     colour: bool,
     /// Frames that are seen at once
-    #[arg(long, default_value_t = 4, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 4, value_parser = up_to::<1_000_000>)]
     stack: usize,
     /// Threads that play the copies of a game [default: one for each core]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     play_threads: Option<usize>,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "1")]
@@ -65,7 +65,7 @@ struct Args {
     #[arg(long, default_value_t = 2, value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Games in a meta-batch
-    #[arg(long, default_value_t = 2, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 2, value_parser = up_to::<1_000_000>)]
     meta_batch: usize,
     /// Environment steps that a game is learned for
     #[arg(long, default_value_t = 100_000, value_parser = positive::<usize>)]
@@ -74,10 +74,10 @@ struct Args {
     #[arg(long, value_parser = positive::<usize>)]
     held_out_env_steps: Option<usize>,
     /// Copies of a game side by side
-    #[arg(long, default_value_t = 32, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 32, value_parser = up_to::<1_000_000>)]
     envs: usize,
     /// Steps in each copy before the model is trained on them
-    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     unroll: usize,
     /// What a reward counts a step later
     #[arg(long, default_value_t = 0.99, value_parser = not_negative::<f64>)]
@@ -113,11 +113,11 @@ struct Args {
 /// A meta-learner that learns from environments, by its name.
 fn known(name: &str) -> Result<Method> {
     let method: Method = name.parse()?;
-    match method {
-        Method::Leap(_) | Method::Reptile(_) | Method::NoPretraining(_) => Ok(method),
-        Method::Fomaml(_) if name == "fomaml" => Ok(method),
-        _ => bail!("of the methods, leap, reptile, fomaml and none learn from environments"),
-    }
+    ensure!(
+        method.learns_by_acting(),
+        "it does not learn from environments"
+    );
+    Ok(method)
 }
 
 fn main() -> ExitCode {

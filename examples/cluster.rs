@@ -20,7 +20,7 @@ use leap_core::{
     Checkpoints, Cluster, Error, Lanes, Leap, MetaTrainer, MpiCluster, ParamSpace, Summation,
     reinitialize, run_rng,
 };
-use leap_lab::{end, not_negative, positive, say};
+use leap_lab::{end, not_negative, positive, say, up_to};
 use leap_models::ConvNetConfig;
 use leap_tasks::omniglot::{Omniglot, OmniglotTasksConfig};
 
@@ -30,18 +30,18 @@ struct Args {
     #[arg(long, default_value_t = 5, value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Tasks in a meta-batch
-    #[arg(long, default_value_t = 8, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 8, value_parser = up_to::<1_000_000>)]
     meta_batch: usize,
     #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
     task_steps: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
     filters: usize,
     /// Where each process computes
     #[arg(long, default_value = "flex")]
     device: String,
     /// CPU threads of each process
-    #[arg(long, default_value_t = 1, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 1, value_parser = up_to::<1_000_000>)]
     lanes: usize,
     /// The same bits for any number of processes, for more traffic
     #[arg(long)]

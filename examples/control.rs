@@ -17,6 +17,7 @@ use clap::{Parser, ValueEnum};
 use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
     Experiment, Run, RunOptions, Sweep, animate, end, finite, interruption, not_negative, positive,
+    up_to,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
@@ -33,7 +34,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Family::CartPole)]
     family: Family,
     /// Environments held out for the test
-    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     held_out: usize,
     /// Seeds of all that is random
     #[arg(long, value_delimiter = ',', default_value = "1")]
@@ -45,7 +46,7 @@ struct Args {
     #[arg(long, default_value = "60", default_value_if("family", "catch", "20"), value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Environments in a meta-batch
-    #[arg(long, default_value_t = 8, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 8, value_parser = up_to::<1_000_000>)]
     meta_batch: usize,
     /// Environment steps that an environment is learned for
     #[arg(
@@ -58,10 +59,10 @@ struct Args {
     #[arg(long, value_parser = positive::<usize>)]
     held_out_env_steps: Option<usize>,
     /// Copies of an environment side by side
-    #[arg(long, default_value = "16", default_value_if("family", "catch", "8"), value_parser = positive::<usize>)]
+    #[arg(long, default_value = "16", default_value_if("family", "catch", "8"), value_parser = up_to::<1_000_000>)]
     envs: usize,
     /// Steps in each copy before the model is trained on them
-    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     unroll: usize,
     /// What a reward counts a step later
     #[arg(long, default_value_t = 0.99, value_parser = not_negative::<f64>)]
@@ -126,10 +127,9 @@ struct Args {
 /// A meta-learner that learns from environments, by its name.
 fn known(name: &str) -> Result<Method, String> {
     let method: Method = name.parse().map_err(|e: leap_core::Error| e.to_string())?;
-    match method {
-        Method::Leap(_) | Method::Reptile(_) | Method::NoPretraining(_) => Ok(method),
-        Method::Fomaml(_) if name == "fomaml" => Ok(method),
-        _ => Err("of the methods, leap, reptile, fomaml and none learn from environments".into()),
+    match method.learns_by_acting() {
+        true => Ok(method),
+        false => Err("it does not learn from environments".into()),
     }
 }
 

@@ -21,7 +21,7 @@ use leap_core::{
 };
 use leap_lab::{
     Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
-    not_negative, positive,
+    not_negative, positive, up_to,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::images::{
@@ -77,7 +77,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Height and width of the images [default: those of the first image; folders: 32]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1024>)]
     image_size: Option<usize>,
     /// Make all images grey
     #[arg(long)]
@@ -86,25 +86,25 @@ struct Args {
     #[arg(long)]
     strict: bool,
     /// Classes in a task
-    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     ways: usize,
     /// Images of each class that a held-out episode trains on
-    #[arg(long, default_value_t = 1, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 1, value_parser = up_to::<1_000_000>)]
     shots: usize,
     /// The same of an episode in meta-training [default: as many]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     train_shots: Option<usize>,
     /// Images of each class that a task holds out
-    #[arg(long, default_value_t = 15, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 15, value_parser = up_to::<1_000_000>)]
     queries: usize,
     /// The same of a task in meta-training [default: as many]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     train_queries: Option<usize>,
     /// Held-out tasks [default: episodes 600, classes 20]
     #[arg(long, value_parser = positive::<usize>)]
     test_tasks: Option<usize>,
     /// Classes for held-out tasks alone [default: a third of all; Omniglot: 423, as in most papers]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     test_classes: Option<usize>,
     /// Data sets to hold out, by their names [default: the last]
     #[arg(long, value_delimiter = ',')]
@@ -119,7 +119,7 @@ struct Args {
     #[arg(long, default_value_t = 200, value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Tasks in a meta-batch
-    #[arg(long, default_value_t = 5, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     meta_batch: usize,
     /// Training steps of a task [default: episodes 5, others 50]
     #[arg(long, value_parser = positive::<usize>)]
@@ -128,7 +128,7 @@ struct Args {
     #[arg(long, value_parser = positive::<usize>)]
     test_steps: Option<usize>,
     /// Images in a batch [default: episodes all, others 32]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     batch: Option<usize>,
     /// Learning rate of the tasks
     #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
@@ -152,10 +152,10 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
     meta_optimizer: Optimizer,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
     filters: usize,
     /// Convolution blocks
-    #[arg(long, default_value_t = 4, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 4, value_parser = up_to::<1_000_000>)]
     layers: usize,
     /// What held-out images are normalized by: running statistics, or those of their batch, the transductive setting
     /// [default: running; batch for tasks of fewer than 30 steps]

@@ -20,7 +20,7 @@ use leap_core::{
 };
 use leap_lab::{
     Error, Experiment, Run, RunOptions, RunResult, Session, Sweep, Table, end, interruption,
-    not_negative, positive, say,
+    not_negative, positive, say, up_to,
 };
 use leap_models::{
     AsHat, AsProgressive, ConvNet, ConvNetConfig, Hat, HatNet, ProgressiveNet, ProgressiveNets,
@@ -110,7 +110,7 @@ struct Args {
     #[arg(long, default_value_t = 100, value_parser = not_negative::<usize>)]
     meta_steps: usize,
     /// Tasks in a meta-batch
-    #[arg(long, default_value_t = 10, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 10, value_parser = up_to::<1_000_000>)]
     meta_batch: usize,
     /// How often a task goes through its images in meta-training
     #[arg(long, default_value_t = 1.0, value_parser = positive::<f64>)]
@@ -125,10 +125,10 @@ struct Args {
     #[arg(long, default_value_t = 10, value_parser = positive::<usize>)]
     patience: usize,
     /// Images in a batch
-    #[arg(long, default_value_t = 32, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 32, value_parser = up_to::<1_000_000>)]
     batch: usize,
     /// Use this many images of each data set at most
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     images: Option<usize>,
     /// Learning rate of the tasks, which goes to 0 along half a wave of the cosine
     #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
@@ -137,7 +137,7 @@ struct Args {
     #[arg(long, default_value_t = 0.01, value_parser = positive::<f64>)]
     meta_lr: f64,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
     filters: usize,
     /// Save a checkpoint after every so many meta-steps
     #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]

@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
     Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
-    not_negative, positive,
+    not_negative, positive, up_to,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::DataError;
@@ -45,7 +45,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Numbers of alphabets to meta-train on
-    #[arg(long, value_delimiter = ',', default_value = "20", value_parser = positive::<usize>)]
+    #[arg(long, value_delimiter = ',', default_value = "20", value_parser = up_to::<1_000_000>)]
     alphabets: Vec<usize>,
     /// Alphabets held out for the test [default: 10; quick: 5]
     #[arg(long, value_parser = positive::<usize>)]
@@ -54,13 +54,13 @@ struct Args {
     #[arg(long, value_parser = not_negative::<usize>)]
     meta_steps: Option<usize>,
     /// Tasks in a meta-batch [default: 20; quick: 5]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     meta_batch: Option<usize>,
     /// Training steps of a task [default: 100; quick: 50]
     #[arg(long, value_parser = positive::<usize>)]
     task_steps: Option<usize>,
     /// Drawings in a batch
-    #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 20, value_parser = up_to::<1_000_000>)]
     batch: usize,
     /// Learning rate of the tasks
     #[arg(long, default_value_t = 0.1, value_parser = positive::<f64>)]
@@ -88,16 +88,16 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
     meta_optimizer: Optimizer,
     /// Characters in a task
-    #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 20, value_parser = up_to::<1_000_000>)]
     classes: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
     filters: usize,
     /// Convolution blocks
-    #[arg(long, default_value_t = 4, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 4, value_parser = up_to::<1_000_000>)]
     layers: usize,
     /// Height and width of the kernels
-    #[arg(long, default_value_t = 3, value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 3, value_parser = up_to::<1_000_000>)]
     kernel_size: usize,
     /// Padding of the convolutions
     #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]
@@ -122,7 +122,7 @@ struct Args {
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Height and width to which the official files are resized
-    #[arg(long, default_value_t = 28, requires = "data", value_parser = positive::<usize>)]
+    #[arg(long, default_value_t = 28, requires = "data", value_parser = up_to::<1024>)]
     image_size: usize,
     /// Save a checkpoint after every so many meta-steps
     #[arg(long, default_value_t = 5, value_parser = not_negative::<usize>)]

@@ -185,6 +185,14 @@ fn what_cannot_work_is_said_in_a_line() {
         ("--overwrite --reward-clip 0".to_string(), "above 0"),
         ("--overwrite --family chess".to_string(), "cart-pole"),
         ("--overwrite --method lepa".to_string(), "leap"),
+        (
+            "--overwrite --methods maml".to_string(),
+            "it does not learn from environments",
+        ),
+        (
+            "--overwrite --envs 1000000000000000000".to_string(),
+            "above 1000000",
+        ),
         ("--overwrite --device cuda:0".to_string(), "--features cuda"),
     ];
     for (flags, said) in cases {

@@ -226,6 +226,16 @@ fn what_cannot_work_is_said_in_a_line() {
         ),
         (
             "images",
+            "--image-size 100000".to_string(),
+            "'--image-size <IMAGE_SIZE>': it must not be above 1024",
+        ),
+        (
+            "images",
+            "--methods warp-leap".to_string(),
+            "it is in the example omniglot alone",
+        ),
+        (
+            "images",
             "--layers 9".to_string(),
             "nothing is left of an image",
         ),

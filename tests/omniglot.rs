@@ -169,6 +169,10 @@ fn what_cannot_work_is_said_in_a_line() {
         ),
         ("--overwrite --meta-batch 0".to_string(), "--meta-batch"),
         ("--overwrite --jobs 0".to_string(), "--jobs"),
+        (
+            "--overwrite --batch 1000000000000000000".to_string(),
+            "--batch",
+        ),
         ("--overwrite --task-lr nan".to_string(), "--task-lr"),
         ("--overwrite --methods lepa".to_string(), "fomaml-query"),
         ("--overwrite --alphabets 60".to_string(), "alphabets"),

@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use leap_core::Checkpoints;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -295,7 +296,7 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
             continue;
         }
         if is_run && name == "checkpoints" {
-            clear_checkpoints(&entry)?;
+            Checkpoints::new(&entry, 0).clear()?;
             continue;
         }
         let config = read_json::<Value>(&entry.join(CONFIG)).ok().flatten();
@@ -319,20 +320,6 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
             let _ = fs::remove_dir(&entry); // It stays where something else is in it.
         }
     }
-    Ok(())
-}
-
-/// Removes the checkpoints in a folder of them, and the folder, unless something else is in it.
-fn clear_checkpoints(path: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(path).map_err(Error::io(path))? {
-        let entry = entry.map_err(Error::io(path))?.path();
-        let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        let ours = ["checkpoint-", "unfinished-checkpoint", "tasks-"];
-        if entry.is_dir() && !entry.is_symlink() && ours.iter().any(|ours| name.starts_with(ours)) {
-            fs::remove_dir_all(&entry).map_err(Error::io(&entry))?;
-        }
-    }
-    let _ = fs::remove_dir(path);
     Ok(())
 }
 

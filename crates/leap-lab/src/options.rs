@@ -16,16 +16,16 @@ pub struct RunOptions {
     #[arg(long, default_value = "flex")]
     pub device: String,
     /// Runs side by side [default: on CPUs one a core, as far as there are runs; else 1]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     pub jobs: Option<usize>,
     /// CPU threads of a run, each with a task of its own [default: the cores that its jobs leave]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     pub lanes: Option<usize>,
     /// Tasks that a lane trains at once, as one program [default: on a GPU all that it has of a meta-batch, else 1]
-    #[arg(long)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     pub task_batch: Option<usize>,
     /// Memory of a device, in MiB, that the tasks which are trained at once may take; what would take more is split
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = positive::<usize>)]
     pub task_memory: Option<usize>,
     /// Folder of the results
     #[arg(long)]
@@ -95,6 +95,17 @@ pub fn positive<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     number(text, |value| value > 0.0, "it must be above 0")
 }
 
+/// How many of what takes memory, for a flag: from 1 to `MOST`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        number if number <= MOST => Ok(number),
+        _ => Err(format!("it must not be above {MOST}")),
+    }
+}
+
 /// A number that is not below 0, for a flag.
 ///
 /// # Errors
@@ -135,6 +146,10 @@ mod tests {
         assert_eq!(positive::<usize>("3"), Ok(3));
         assert_eq!(positive::<f64>("1e39"), Ok(1e39));
         assert_eq!(not_negative::<f64>("0"), Ok(0.0));
+        assert_eq!(up_to::<3>("3"), Ok(3));
+        for wrong in ["0", "4", "1000000000000000000", "10000000000000000000000"] {
+            assert!(up_to::<3>(wrong).is_err(), "{wrong}");
+        }
         for wrong in ["0", "-1", "inf", "NaN", "many", "1.5", ""] {
             assert!(positive::<usize>(wrong).is_err(), "{wrong}");
         }

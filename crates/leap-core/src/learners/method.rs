@@ -108,6 +108,15 @@ impl<M: Module> MetaLearner<M> for Method {
 }
 
 impl Method {
+    /// Whether it asks no more of a task than a loss at each step, as tasks that act in an environment have.
+    pub fn learns_by_acting(&self) -> bool {
+        match self {
+            Self::Leap(_) | Self::Reptile(_) | Self::NoPretraining(_) => true,
+            Self::Fomaml(learner) => *learner == Fomaml::new(),
+            _ => false,
+        }
+    }
+
     /// Leap's eight variants: length or energy, with and without the loss, with and without the stabilizer.
     pub fn leap_variants() -> impl Iterator<Item = Method> {
         (0..8).map(|bits| {

@@ -1,6 +1,7 @@
 //! Checkpoints of meta-training, safe against being killed at any moment.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::saving::files::{DAMAGED, checksum, flush};
-use crate::saving::task::{TaskFolder, remove_tasks_before};
+use crate::saving::task::{PREFIX as TASKS, TaskFolder, remove_tasks_before};
 use crate::space::params::ParamSpace;
 
 /// Where and how often meta-training is saved.
@@ -178,6 +179,29 @@ impl Checkpoints {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Removes what a run has saved in the folder, and the folder, unless something else is in it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be removed.
+    pub fn clear(&self) -> Result<(), Error> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(&self.folder)(error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(Error::io(&self.folder))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let ours = [PREFIX, UNFINISHED, TASKS];
+            if path.is_dir() && !path.is_symlink() && ours.iter().any(|ours| name.starts_with(ours))
+            {
+                fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+            }
+        }
+        let _ = fs::remove_dir(&self.folder); // It stays where something else is in it.
+        Ok(())
     }
 
     /// Removes all checkpoints.

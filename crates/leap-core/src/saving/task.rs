@@ -223,7 +223,7 @@ impl TaskFolder {
     }
 }
 
-const PREFIX: &str = "tasks-";
+pub(crate) const PREFIX: &str = "tasks-";
 
 /// Removes the folders of meta-steps before `meta_step`.
 pub(crate) fn remove_tasks_before(checkpoints: &Path, meta_step: usize) -> Result<(), Error> {
