@@ -356,6 +356,11 @@ fn operations_without_a_rule_are_played_for_each_task() {
             .with_meta_optimizer(SgdConfig::new().init(), 1e-3)
             .with_task_steps(5);
         let (what, init) = (format!("rare operations on {name}"), Rare::new(&device));
+        assert_eq!(
+            floats(&init),
+            floats(&Rare::new(&device)),
+            "drawn on {name}"
+        );
         compare(&what, &trainer, &init, &tasks, &tasks, 1e-3);
     }
 }

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamGroup};
 use burn::tensor::{Tensor, TensorData};
 use rand::{Rng, RngCore};
 
-/// Draws anew those weights and biases of linear and convolution layers that `group` matches.
+/// Draws anew those weights and biases of linear and convolution layers, transposed ones included, that `group` matches.
 ///
 /// The values are uniform in ±1/√fan-in, as PyTorch and Burn initialize these layers, but come from
 /// `rng` on the host: the same on every backend and in every thread, which Burn's own initializers,
@@ -71,9 +71,16 @@ impl<R: RngCore> ModuleMapper for Reinitialize<'_, R> {
         let shape = param.lazy_shape();
         let fan_in: usize = match (layer.kind.as_str(), shape.num_dims()) {
             ("Struct:Linear", 2) => shape[0],
-            ("Struct:Conv1d" | "Struct:Conv2d" | "Struct:Conv3d", 3..) => {
-                shape[1..].iter().product()
-            }
+            (
+                "Struct:Conv1d"
+                | "Struct:Conv2d"
+                | "Struct:Conv3d"
+                | "Struct:DeformConv2d"
+                | "Struct:ConvTranspose1d"
+                | "Struct:ConvTranspose2d"
+                | "Struct:ConvTranspose3d",
+                3..,
+            ) => shape[1..].iter().product(),
             _ => 0,
         };
         if fan_in > 0 {
