@@ -291,8 +291,7 @@ struct Rare {
     volume: Conv3d,
     resize: Interpolate2d,
     last: Linear,
-    /// Without what has a wrong gradient on GPUs, one by one, with Burn 0.22's fusion: convolutions of three dimensions, and
-    /// sorting behind transposed ones.
+    /// Without these convolutions: on GPUs, Burn 0.22's fusion subtracts a wrong gradient from a transposed one's weights.
     is_sound: bool,
 }
 
@@ -329,24 +328,26 @@ impl Predict<Tensor<2>> for Rare {
     fn predict(&self, x: Tensor<2>) -> Tensor<2> {
         let rows = x.dims()[0];
         let hidden = self.bend.forward(self.first.forward(x.clone()));
-        let image = self.up.forward(hidden.clone().reshape([rows, 1, 4, 4]));
-        let line = self.pool.forward(image.reshape([rows, 2, 64]));
-        let volume = match self.is_sound {
-            true => line.slice([0..rows, 0..2, 0..27]).reshape([rows, 2, 9, 3]),
+        let image = match self.is_sound {
+            true => hidden.clone().repeat_dim(1, 8),
             false => {
-                let volume = self.volume.forward(line.reshape([rows, 1, 4, 4, 4]));
-                volume.reshape([rows, 2, 9, 3])
+                let image = self.up.forward(hidden.clone().reshape([rows, 1, 4, 4]));
+                image.reshape([rows, 128])
             }
         };
+        let line = self.pool.forward(image.reshape([rows, 2, 64]));
+        let volume = match self.is_sound {
+            true => line.slice([0..rows, 0..2, 0..27]),
+            false => {
+                let volume = self.volume.forward(line.reshape([rows, 1, 4, 4, 4]));
+                volume.reshape([rows, 2, 27])
+            }
+        };
+        let volume = volume.reshape([rows, 2, 9, 3]);
         let volume: Tensor<4> = self.resize.forward(volume);
         let flat = volume.reshape([rows, 30]);
-        let [highest, lowest] = match self.is_sound {
-            true => [flat.clone(), flat.clone().neg()],
-            false => [
-                flat.clone().sort_descending(1),
-                flat.clone().sort_with_indices(1).0,
-            ],
-        };
+        let highest = flat.clone().sort_descending(1);
+        let (lowest, _) = flat.clone().sort_with_indices(1);
         let highest = highest.slice([0..rows, 0..8]);
         let lowest = lowest.slice([0..rows, 0..4]).cummax(1);
         let mixed = hidden.slice_assign([0..rows, 2..10], highest);
