@@ -877,10 +877,8 @@ fn on_every_device() {
         };
         let (before, after) = (used(2), used(98));
         println!("{name}: {before} bytes in use after 2 meta-steps, {after} after 100");
-        assert!(
-            after <= before + before / 10,
-            "{name}: {before} grew to {after}"
-        );
+        // A tensor that stays after each of them would be ten times as much.
+        assert!(after <= before + 2048, "{name}: {before} grew to {after}");
     }
 }
 
