@@ -17,8 +17,11 @@ impl Player {
     /// Plays an operation for one task after the other.
     ///
     /// # Errors
-    /// That it cannot be played for one, either.
+    /// That it cannot be played for one, either, or not without waiting for the device.
     pub(super) fn play_each(&mut self, op: &OperationIr) -> Result<(), Unstackable> {
+        if reads_back(op) && !self.is_cpu {
+            return Err(Unstackable::new("sorting, which reads back"));
+        }
         let mut inputs = Vec::new();
         for input in op.inputs() {
             inputs.push((input.id, self.look(input)?));
@@ -48,6 +51,16 @@ impl Player {
         }
         Ok(())
     }
+}
+
+/// Whether Burn reads numbers back for it and computes it on the host, where the device is another.
+fn reads_back(op: &OperationIr) -> bool {
+    use NumericOperationIr::{ArgSort, Sort, SortWithIndices};
+    matches!(
+        op,
+        OperationIr::NumericFloat(_, Sort(_) | ArgSort(_) | SortWithIndices(_))
+            | OperationIr::NumericInt(_, Sort(_) | ArgSort(_) | SortWithIndices(_))
+    )
 }
 
 /// What is the same for numbers of each kind.

@@ -68,7 +68,7 @@ impl Types {
 pub(super) struct Player {
     pub tasks: usize,
     device: Device,
-    is_cpu: bool,
+    pub is_cpu: bool,
     is_cube: bool,
     pub types: Types,
     values: HashMap<TensorId, Value>,
