@@ -42,6 +42,7 @@ fn main() {
     let counts = counts
         .split(',')
         .map(|n| n.parse::<usize>().expect("a number"));
+    let counts = Vec::from_iter(counts);
     let (filters, steps, meta_steps) = (number(2, "64"), number(3, "10"), number(4, "3"));
     let config = ConvNetConfig::new().with_filters(filters);
     let init = config
@@ -52,8 +53,6 @@ fn main() {
         .with_held_out(0)
         .init(data)
         .expect("sound settings");
-
-    let counts = Vec::from_iter(counts);
 
     println!("{}", leap_core::describe_device(&device));
     let mib =

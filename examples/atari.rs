@@ -115,7 +115,7 @@ fn known(name: &str) -> Result<Method> {
     let method: Method = name.parse()?;
     ensure!(
         method.learns_by_acting(),
-        "it does not learn from environments"
+        "leap, reptile, fomaml and none learn from environments, and it does not"
     );
     Ok(method)
 }

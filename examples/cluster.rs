@@ -35,13 +35,13 @@ struct Args {
     #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
     task_steps: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
     filters: usize,
     /// Where each process computes
     #[arg(long, default_value = "flex")]
     device: String,
     /// CPU threads of each process
-    #[arg(long, default_value_t = 1, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 1, value_parser = up_to::<4096>)]
     lanes: usize,
     /// The same bits for any number of processes, for more traffic
     #[arg(long)]

@@ -129,7 +129,9 @@ fn known(name: &str) -> Result<Method, String> {
     let method: Method = name.parse().map_err(|e: leap_core::Error| e.to_string())?;
     match method.learns_by_acting() {
         true => Ok(method),
-        false => Err("it does not learn from environments".into()),
+        false => {
+            Err("leap, reptile, fomaml and none learn from environments, and it does not".into())
+        }
     }
 }
 

@@ -152,10 +152,10 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
     meta_optimizer: Optimizer,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
     filters: usize,
     /// Convolution blocks
-    #[arg(long, default_value_t = 4, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 4, value_parser = up_to::<1024>)]
     layers: usize,
     /// What held-out images are normalized by: running statistics, or those of their batch, the transductive setting
     /// [default: running; batch for tasks of fewer than 30 steps]

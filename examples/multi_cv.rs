@@ -137,7 +137,7 @@ struct Args {
     #[arg(long, default_value_t = 0.01, value_parser = positive::<f64>)]
     meta_lr: f64,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
     filters: usize,
     /// Save a checkpoint after every so many meta-steps
     #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]

@@ -91,13 +91,13 @@ struct Args {
     #[arg(long, default_value_t = 20, value_parser = up_to::<1_000_000>)]
     classes: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
     filters: usize,
     /// Convolution blocks
-    #[arg(long, default_value_t = 4, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 4, value_parser = up_to::<1024>)]
     layers: usize,
     /// Height and width of the kernels
-    #[arg(long, default_value_t = 3, value_parser = up_to::<1_000_000>)]
+    #[arg(long, default_value_t = 3, value_parser = up_to::<1024>)]
     kernel_size: usize,
     /// Padding of the convolutions
     #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]

@@ -187,7 +187,7 @@ fn what_cannot_work_is_said_in_a_line() {
         ("--overwrite --method lepa".to_string(), "leap"),
         (
             "--overwrite --methods maml".to_string(),
-            "it does not learn from environments",
+            "none learn from environments",
         ),
         (
             "--overwrite --envs 1000000000000000000".to_string(),

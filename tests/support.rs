@@ -18,12 +18,18 @@ use leap_core::{
 };
 use safetensors::SafeTensors;
 
-/// The CPU devices, with autodiff.
+/// The CPU devices that are built in, with autodiff.
 pub fn cpu_devices() -> Vec<(&'static str, Device)> {
-    ["flex", "ndarray"]
-        .into_iter()
-        .map(|name| (name, leap_core::device(name).expect("built in").autodiff()))
-        .collect()
+    let built_in = [
+        ("flex", cfg!(feature = "flex")),
+        ("ndarray", cfg!(feature = "ndarray")),
+    ];
+    let names = built_in.into_iter().filter(|(_, is_built_in)| *is_built_in);
+    let devices =
+        names.map(|(name, _)| (name, leap_core::device(name).expect("built in").autodiff()));
+    let devices = Vec::from_iter(devices);
+    assert!(!devices.is_empty(), "no CPU backend is built in");
+    devices
 }
 
 /// Counts the kernels that this process launches on GPUs, as long as it lives. There is one at a time.

@@ -16,10 +16,10 @@ pub struct RunOptions {
     #[arg(long, default_value = "flex")]
     pub device: String,
     /// Runs side by side [default: on CPUs one a core, as far as there are runs; else 1]
-    #[arg(long, value_parser = up_to::<1_000_000>)]
+    #[arg(long, value_parser = up_to::<4096>)]
     pub jobs: Option<usize>,
     /// CPU threads of a run, each with a task of its own [default: the cores that its jobs leave]
-    #[arg(long, value_parser = up_to::<1_000_000>)]
+    #[arg(long, value_parser = up_to::<4096>)]
     pub lanes: Option<usize>,
     /// Tasks that a lane trains at once, as one program [default: on a GPU all that it has of a meta-batch, else 1]
     #[arg(long, value_parser = up_to::<1_000_000>)]

@@ -152,7 +152,9 @@ impl ConvNetConfig {
         let mut size = self.image_size;
         for layer in 0..self.layers {
             for side in &mut size {
-                *side = (*side + 2 * self.padding + 1).saturating_sub(self.kernel_size);
+                let padding = self.padding.saturating_mul(2);
+                *side = side.saturating_add(padding).saturating_add(1);
+                *side = side.saturating_sub(self.kernel_size);
                 if self.max_pool {
                     *side /= 2;
                 }

@@ -55,12 +55,16 @@ impl Player {
 
 /// Whether Burn reads numbers back for it and computes it on the host, where the device is another.
 fn reads_back(op: &OperationIr) -> bool {
-    use NumericOperationIr::{ArgSort, Sort, SortWithIndices};
-    matches!(
-        op,
-        OperationIr::NumericFloat(_, Sort(_) | ArgSort(_) | SortWithIndices(_))
-            | OperationIr::NumericInt(_, Sort(_) | ArgSort(_) | SortWithIndices(_))
-    )
+    use NumericOperationIr::{ArgSort, Sort, SortWithIndices, TopKWithIndices};
+    match op {
+        OperationIr::NumericFloat(_, op) | OperationIr::NumericInt(_, op) => {
+            matches!(
+                op,
+                Sort(_) | ArgSort(_) | SortWithIndices(_) | TopKWithIndices(_)
+            )
+        }
+        _ => false,
+    }
 }
 
 /// What is the same for numbers of each kind.
@@ -240,8 +244,8 @@ fn play_one(
                 Dispatch::float_argsort(t, op.dim, op.descending, ints)
             }),
             Num::SortWithIndices(op) => {
-                let of = of(&op.input)?;
-                let made = Dispatch::float_sort_with_indices(of, op.dim, op.descending, ints);
+                let tensor = of(&op.input)?;
+                let made = Dispatch::float_sort_with_indices(tensor, op.dim, op.descending, ints);
                 vec![(op.out.id, made.0), (op.out_indices.id, made.1)]
             }
             Num::TopK(op) => {
@@ -405,9 +409,8 @@ fn play_module(
             vec![(op.out.id, y)]
         }
         Op::Unfold4d(op) => {
-            let of_options = &op.options;
-            let (stride, padding) = (of_options.stride, of_options.padding);
-            let options = UnfoldOptions::new(stride, padding, of_options.dilation);
+            let given = &op.options;
+            let options = UnfoldOptions::new(given.stride, given.padding, given.dilation);
             vec![(
                 op.out.id,
                 Dispatch::unfold4d(of(&op.x)?, op.kernel_size, options),

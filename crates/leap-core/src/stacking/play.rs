@@ -438,6 +438,15 @@ impl Player {
             OperationIr::NumericFloat(_, NumericOperationIr::Full(op)) => {
                 self.fill(&op.out, op.value)
             }
+            OperationIr::BaseInt(BaseOperationIr::Zeros(op)) => {
+                self.fill_int(&op.out, ScalarIr::Int(0))
+            }
+            OperationIr::BaseInt(BaseOperationIr::Ones(op)) => {
+                self.fill_int(&op.out, ScalarIr::Int(1))
+            }
+            OperationIr::NumericInt(_, NumericOperationIr::Full(op)) => {
+                self.fill_int(&op.out, op.value)
+            }
             OperationIr::BaseFloat(op) => base!(
                 self,
                 op,
@@ -516,6 +525,14 @@ impl Player {
         let device = (&self.device, out.dtype);
         let tensor = Tensor::<1>::full(count, value.elem::<f64>(), device).into_dispatch();
         self.put(out, Dispatch::float_reshape(tensor, shape), false);
+    }
+
+    fn fill_int(&mut self, out: &TensorIr, value: ScalarIr) {
+        let shape = with(self.tasks, &out.shape);
+        let count = [shape.num_elements()];
+        let tensor = Tensor::<1, Int>::full(count, value.elem::<i64>(), &self.device);
+        let tensor = Dispatch::int_reshape(tensor.into_dispatch(), shape);
+        self.put(out, tensor, false);
     }
 
     fn numeric_float(&mut self, op: &NumericOperationIr) -> Result<bool, Unstackable> {

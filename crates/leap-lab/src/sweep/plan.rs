@@ -267,7 +267,7 @@ impl Sweep {
         };
         let trainer = match self.options.task_memory {
             None => trainer,
-            Some(mebibytes) => trainer.with_task_memory((mebibytes as u64) << 20),
+            Some(mebibytes) => trainer.with_task_memory((mebibytes as u64).saturating_mul(1 << 20)),
         };
         match self.every_task_steps {
             0 => trainer,
