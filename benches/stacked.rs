@@ -235,7 +235,10 @@ fn measure(
     for _ in 0..meta_steps {
         let start = Instant::now();
         run.step(&tasks.train, &lanes).expect("a meta-step");
-        best = best.min(start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        let speed = (count * steps) as f64 / seconds;
+        eprintln!("{count} tasks, {at_once} at once: {speed:.1} steps/s");
+        best = best.min(seconds);
     }
     let used = device.memory_pool_usage();
     Measured {
