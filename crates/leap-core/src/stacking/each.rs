@@ -8,10 +8,10 @@ use burn::backend::ops::{
     ActivationOps, BoolTensorOps, FloatTensorOps, IntTensorOps, ModuleOps, UnfoldOptions,
 };
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::{Shape, Slice};
+use burn::tensor::Slice;
 
 use super::Unstackable;
-use super::play::{Player, Types, with};
+use super::play::{Player, Types, of_kind, reshape, with};
 
 impl Player {
     /// Plays an operation for one task after the other.
@@ -67,29 +67,6 @@ fn reads_back(op: &OperationIr) -> bool {
     }
 }
 
-/// What is the same for numbers of each kind.
-macro_rules! of_kind {
-    ($tensor:expr, $dtype:expr, $float:ident, $int:ident, $bool:ident $(, $argument:expr)*) => {
-        match $dtype {
-            dtype if dtype.is_bool() => Dispatch::$bool($tensor $(, $argument)*),
-            dtype if dtype.is_float() => Dispatch::$float($tensor $(, $argument)*),
-            _ => Dispatch::$int($tensor $(, $argument)*),
-        }
-    };
-}
-
-fn reshape(tensor: DispatchTensor, shape: Shape) -> DispatchTensor {
-    let dtype = tensor.dtype();
-    of_kind!(
-        tensor,
-        dtype,
-        float_reshape,
-        int_reshape,
-        bool_reshape,
-        shape
-    )
-}
-
 /// A part along the first dimension.
 fn slice(tensor: DispatchTensor, part: Slice) -> DispatchTensor {
     let dtype = tensor.dtype();
@@ -113,9 +90,7 @@ fn play_one(
     part: &impl Fn(&TensorIr) -> Option<DispatchTensor>,
 ) -> Result<Outputs, Unstackable> {
     use NumericOperationIr as Num;
-    let of = |tensor: &TensorIr| {
-        part(tensor).ok_or_else(|| Unstackable::new("a tensor that the record does not have"))
-    };
+    let of = |tensor: &TensorIr| part(tensor).ok_or_else(Unstackable::no_tensor);
     let maybe = |tensor: &Option<TensorIr>| tensor.as_ref().map(of).transpose();
     let Types { ints, bools } = types;
     // What an operation makes of one tensor.
@@ -341,6 +316,23 @@ fn play_module(
             vec![($op.out.id, y)]
         }};
     }
+    macro_rules! with_indices {
+        ($op:ident, $function:ident) => {{
+            let made = Dispatch::$function(
+                of(&$op.x)?,
+                $op.kernel_size,
+                $op.stride,
+                $op.padding,
+                $op.dilation,
+                $op.ceil_mode,
+                types.ints,
+            );
+            vec![
+                ($op.out.id, made.output),
+                ($op.out_indices.id, made.indices),
+            ]
+        }};
+    }
     Ok(match op {
         Op::Conv3d(op) => convolution!(op, conv3d),
         Op::ConvTranspose1d(op) => convolution!(op, conv_transpose1d),
@@ -372,30 +364,8 @@ fn play_module(
             );
             vec![(op.out.id, y)]
         }
-        Op::MaxPool1dWithIndices(op) => {
-            let made = Dispatch::max_pool1d_with_indices(
-                of(&op.x)?,
-                op.kernel_size,
-                op.stride,
-                op.padding,
-                op.dilation,
-                op.ceil_mode,
-                types.ints,
-            );
-            vec![(op.out.id, made.output), (op.out_indices.id, made.indices)]
-        }
-        Op::MaxPool2dWithIndices(op) => {
-            let made = Dispatch::max_pool2d_with_indices(
-                of(&op.x)?,
-                op.kernel_size,
-                op.stride,
-                op.padding,
-                op.dilation,
-                op.ceil_mode,
-                types.ints,
-            );
-            vec![(op.out.id, made.output), (op.out_indices.id, made.indices)]
-        }
+        Op::MaxPool1dWithIndices(op) => with_indices!(op, max_pool1d_with_indices),
+        Op::MaxPool2dWithIndices(op) => with_indices!(op, max_pool2d_with_indices),
         Op::AdaptiveAvgPool1d(op) => {
             let y = Dispatch::adaptive_avg_pool1d(of(&op.x)?, op.output_size);
             vec![(op.out.id, y)]

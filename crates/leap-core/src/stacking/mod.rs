@@ -49,6 +49,10 @@ impl Unstackable {
         }
     }
 
+    fn no_tensor() -> Self {
+        Self::new("a tensor that the record does not have")
+    }
+
     /// There is no rule for an operation.
     fn no_rule(op: &impl std::fmt::Debug) -> Self {
         let op = format!("{op:?}");

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use burn::backend::ir::{
-    ActivationOperationIr, BaseOperationIr, BatchNormOpIr, BoolOperationIr, CatOpIr,
+    ActivationOperationIr, BaseOperationIr, BatchNormOpIr, BoolOperationIr, CatOpIr, ClampOpIr,
     FloatOperationIr, GatherOpIr, IntOperationIr, LinearOpIr, ModuleOperationIr,
     NumericOperationIr, OperationIr, ReduceDimOpIr, ScalarIr, ScalarOpIr, SelectOpIr, TensorId,
     TensorIr, TensorStatus,
@@ -17,7 +17,9 @@ use burn::backend::ops::{
     ActivationOps, BoolTensorOps, ConvOptions, FloatTensorOps, IntTensorOps, ModuleOps,
 };
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::{BoolDType, DType, Device, Int, IntDType, Shape, Slice, Tensor, TensorData};
+use burn::tensor::{
+    BoolDType, DType, Device, Int, IntDType, Scalar, Shape, Slice, Tensor, TensorData,
+};
 
 use super::Unstackable;
 use super::conv::{Geometry, Tables};
@@ -125,6 +127,31 @@ impl Constant {
         }
         Ok(())
     }
+}
+
+/// What is the same for numbers of each kind.
+macro_rules! of_kind {
+    ($tensor:expr, $dtype:expr, $float:ident, $int:ident, $bool:ident $(, $argument:expr)*) => {
+        match $dtype {
+            dtype if dtype.is_bool() => Dispatch::$bool($tensor $(, $argument)*),
+            dtype if dtype.is_float() => Dispatch::$float($tensor $(, $argument)*),
+            _ => Dispatch::$int($tensor $(, $argument)*),
+        }
+    };
+}
+
+pub(super) use of_kind;
+
+pub(super) fn reshape(tensor: DispatchTensor, shape: Shape) -> DispatchTensor {
+    let dtype = tensor.dtype();
+    of_kind!(
+        tensor,
+        dtype,
+        float_reshape,
+        int_reshape,
+        bool_reshape,
+        shape
+    )
 }
 
 /// The dimension of the tasks comes first.
@@ -324,14 +351,13 @@ impl Player {
             TensorStatus::ReadWrite => self.values.remove(&tensor.id),
             _ => self.values.get(&tensor.id).cloned(),
         };
-        value.ok_or_else(|| Unstackable::new("a tensor that the record does not have"))
+        value.ok_or_else(Unstackable::no_tensor)
     }
 
     /// The same, which stays for other readers.
     pub fn look(&self, tensor: &TensorIr) -> Result<DispatchTensor, Unstackable> {
         let value = self.values.get(&tensor.id).cloned();
-        let value =
-            value.ok_or_else(|| Unstackable::new("a tensor that the record does not have"))?;
+        let value = value.ok_or_else(Unstackable::no_tensor)?;
         Ok(self.lead(value, &tensor.shape))
     }
 
@@ -356,20 +382,17 @@ impl Player {
         let dims = [self.tasks, shape[1], shape[0]].into_iter();
         let dims = dims.chain(shape.iter().skip(2).copied());
         let shape = Shape::from(Vec::from_iter(dims));
-        match value.tensor.dtype() {
-            dtype if dtype.is_bool() => {
-                let tensor = Dispatch::bool_reshape(value.tensor, shape);
-                Dispatch::bool_swap_dims(tensor, 1, 2)
-            }
-            dtype if dtype.is_float() => {
-                let tensor = Dispatch::float_reshape(value.tensor, shape);
-                Dispatch::float_swap_dims(tensor, 1, 2)
-            }
-            _ => {
-                let tensor = Dispatch::int_reshape(value.tensor, shape);
-                Dispatch::int_swap_dims(tensor, 1, 2)
-            }
-        }
+        let tensor = reshape(value.tensor, shape);
+        let dtype = tensor.dtype();
+        of_kind!(
+            tensor,
+            dtype,
+            float_swap_dims,
+            int_swap_dims,
+            bool_swap_dims,
+            1,
+            2
+        )
     }
 
     /// A tensor of at least two dimensions with the tasks as channels.
@@ -552,11 +575,7 @@ impl Player {
             Op::PowiScalar(op) => scalar!(self, op, Dispatch::float_powi_scalar),
             Op::ClampMin(op) => scalar!(self, op, Dispatch::float_clamp_min),
             Op::ClampMax(op) => scalar!(self, op, Dispatch::float_clamp_max),
-            Op::Clamp(op) => {
-                let value = self.take(&op.tensor)?;
-                let tensor = Dispatch::float_clamp(value.tensor, op.min.into(), op.max.into());
-                self.put(&op.out, tensor, value.joined);
-            }
+            Op::Clamp(op) => self.clamp(op, Dispatch::float_clamp)?,
             Op::Abs(op) => unary!(self, op, Dispatch::float_abs),
             Op::Neg(op) => unary!(self, op, Dispatch::float_neg),
             Op::Sign(op) => unary!(self, op, Dispatch::float_sign),
@@ -619,11 +638,7 @@ impl Player {
             Op::Sign(op) => unary!(self, op, Dispatch::int_sign),
             Op::ClampMin(op) => scalar!(self, op, Dispatch::int_clamp_min),
             Op::ClampMax(op) => scalar!(self, op, Dispatch::int_clamp_max),
-            Op::Clamp(op) => {
-                let value = self.take(&op.tensor)?;
-                let tensor = Dispatch::int_clamp(value.tensor, op.min.into(), op.max.into());
-                self.put(&op.out, tensor, value.joined);
-            }
+            Op::Clamp(op) => self.clamp(op, Dispatch::int_clamp)?,
             Op::AddScalar(op) => scalar!(self, op, Dispatch::int_add_scalar),
             Op::SubScalar(op) => scalar!(self, op, Dispatch::int_sub_scalar),
             Op::MulScalar(op) => scalar!(self, op, Dispatch::int_mul_scalar),
@@ -1008,10 +1023,21 @@ impl Player {
         Ok(())
     }
 
+    fn clamp(
+        &mut self,
+        op: &ClampOpIr,
+        clamp: impl Fn(DispatchTensor, Scalar, Scalar) -> DispatchTensor,
+    ) -> Result<(), Unstackable> {
+        let value = self.take(&op.tensor)?;
+        let tensor = clamp(value.tensor, op.min.into(), op.max.into());
+        self.put(&op.out, tensor, value.joined);
+        Ok(())
+    }
+
     fn compare(
         &mut self,
         op: &ScalarOpIr,
-        compare: impl Fn(DispatchTensor, burn::tensor::Scalar, BoolDType) -> DispatchTensor,
+        compare: impl Fn(DispatchTensor, Scalar, BoolDType) -> DispatchTensor,
     ) -> Result<(), Unstackable> {
         let bools = self.bools();
         scalar!(self, op, |lhs, rhs| compare(lhs, rhs, bools));
