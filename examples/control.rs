@@ -283,6 +283,7 @@ impl<F: EnvFamily<Env: Render> + Clone> Experiment for Control<F> {
             "train": names(&self.train),
             "held_out": names(&self.held_out),
             "environments": self.train.len(),
+            "held_out_environments": self.held_out.len(),
             "meta_batch": self.args.meta_batch,
             "task_steps": self.task_steps,
             "held_out_steps": self.held_out_steps,

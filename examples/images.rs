@@ -15,7 +15,8 @@ use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
 use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use leap_core::{
     EarlyStopping, InnerLoop, MetaTrainer, Method, Predict, Statistics, TaskError, TaskSet,
 };
@@ -266,6 +267,14 @@ impl OwnImages {
             (None, None) => 423,
             (None, Some(_)) => (count / 3).max(self.args.ways),
         };
+        let ways = self.args.ways;
+        let turns = if self.args.rotations { 4 } else { 1 };
+        if test < ways || turns * count.saturating_sub(test) < ways {
+            return Err(format!(
+                "--ways: tasks of {ways} classes, of {count} of which {test} are for held-out tasks (--test-classes)"
+            )
+            .into());
+        }
         let mut lists = images.split_classes(&[test], run.seed)?;
         let train = lists.pop().unwrap_or_default();
         Ok([train, lists.remove(0)])
@@ -445,7 +454,39 @@ impl Experiment for OwnImages {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    end(run(Args::parse()))
+    let given = Args::command().get_matches();
+    end(match Args::from_arg_matches(&given) {
+        Ok(args) => ignored(&args, &given).and_then(|()| run(args)),
+        Err(error) => error.exit(),
+    })
+}
+
+/// Flags that say what episodes are, or tasks of a few classes, or which data sets are held out: an error where tasks are
+/// something else.
+fn ignored(args: &Args, given: &ArgMatches) -> Result<(), TaskError> {
+    const OF_EPISODES: &[&str] = &["shots", "train_shots"];
+    const OF_CLASSES: &[&str] = &[
+        "ways",
+        "queries",
+        "train_queries",
+        "test_tasks",
+        "test_classes",
+        "rotations",
+    ];
+    let is_given = |flag: &&str| given.value_source(flag) == Some(ValueSource::CommandLine);
+    let (others, tasks) = match args.tasks {
+        _ if args.adapt.is_some() => return Ok(()),
+        Kind::Episodes => (vec!["test_sets"], "episodes"),
+        Kind::Classes => ([OF_EPISODES, &["test_sets"]].concat(), "classes"),
+        Kind::Folders => ([OF_EPISODES, OF_CLASSES].concat(), "folders"),
+    };
+    match others.into_iter().find(is_given) {
+        None => Ok(()),
+        Some(flag) => {
+            let flag = flag.replace('_', "-");
+            Err(format!("--{flag} says nothing of --tasks {tasks}").into())
+        }
+    }
 }
 
 fn run(mut args: Args) -> Result<(), TaskError> {
@@ -531,8 +572,16 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             (Data::Classes(Arc::new(images)), vec![digest], shape)
         }
     };
-    if args.early_stopping.is_some() && args.tasks != Kind::Folders {
-        return Err("--early-stopping is for whole data sets: --tasks folders, or --adapt".into());
+    if args.early_stopping.is_some() {
+        let Data::Sets(sets) = &data else {
+            let wrong = "--early-stopping is for whole data sets: --tasks folders, or --adapt";
+            return Err(wrong.into());
+        };
+        let mut validated = sets.names().zip(sets.validation_images());
+        if let Some((name, _)) = validated.find(|(_, images)| *images == 0) {
+            let wrong = "has too few images of each class to validate on";
+            return Err(format!("--early-stopping: {name} {wrong}").into());
+        }
     }
     let [channels, height, width] = shape;
     let out = match args.adapt {

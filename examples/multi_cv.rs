@@ -438,11 +438,15 @@ fn run(args: Args) -> Result<(), TaskError> {
     let digests = Vec::from_iter(sets.iter().map(DataSet::digest));
     let config = DataSetTasksConfig::new().with_batch_size(args.batch);
     let whole = config.init(sets)?;
+    let validated = whole.names().zip(whole.validation_images());
+    if let Some((name, _)) = { validated }.find(|(_, images)| *images == 0) {
+        return Err(format!("{name} has too few images of each class to validate on").into());
+    }
     let epochs = whole.clone().with_epochs(Some(args.epochs));
     let names = Vec::from_iter(whole.names().map(String::from));
     let stop = interruption()?;
     let out = args.options.out.clone().unwrap_or("runs/multi-cv".into());
-    let mut done = Vec::new();
+    let (mut done, mut failures) = (Vec::new(), Vec::new());
     for name in names
         .iter()
         .filter(|name| args.held_out.is_empty() || args.held_out.contains(name))
@@ -465,7 +469,14 @@ fn run(args: Args) -> Result<(), TaskError> {
             train: epochs.only(|set| set != name),
             held_out: whole.only(|set| set == name),
         };
-        done.push((name.as_str(), sweep.run(&experiment)?));
+        match sweep.run(&experiment) {
+            Ok(results) => done.push((name.as_str(), results)),
+            // The others can be had nevertheless.
+            Err(Error::Failed { failures: these }) => {
+                failures.extend(these.iter().map(|this| format!("  {name}:{this}")));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     say("\nErrors in %; that of training is over the last tenth of its steps");
     for (name, results) in &done {
@@ -478,7 +489,10 @@ fn run(args: Args) -> Result<(), TaskError> {
         "A report for each data set is in {}",
         out.display()
     ));
-    Ok(())
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Failed { failures }.into()),
+    }
 }
 
 /// Errors in % with a data set held out, means over seeds, and the paper's test errors beside them.

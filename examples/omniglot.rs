@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
 use leap_lab::{
     Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
-    not_negative, positive, up_to,
+    none_or_up_to, not_negative, positive, up_to,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::DataError;
@@ -100,7 +100,7 @@ struct Args {
     #[arg(long, default_value_t = 3, value_parser = up_to::<1024>)]
     kernel_size: usize,
     /// Padding of the convolutions
-    #[arg(long, default_value_t = 1, value_parser = not_negative::<usize>)]
+    #[arg(long, default_value_t = 1, value_parser = none_or_up_to::<1024>)]
     padding: usize,
     /// Average over the image after the last block instead of max-pooling in each
     #[arg(long)]

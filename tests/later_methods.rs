@@ -3,14 +3,17 @@
 
 use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
-use burn::optim::{GradientsParams, SgdConfig};
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdamConfig, GradientsParams, SgdConfig};
 use burn::tensor::activation::tanh;
 use burn::tensor::{Device, Tensor};
 use leap_core::{
     Anil, Boil, Error, InnerLoop, Lanes, Leap, LearnedRates, LearningPath, MetaLearner,
     MetaTrainer, Method, ParamSpace, Predict, Pulled, Purpose, RateOf, Rated, Reptile, Sequential,
-    Shifting, Task, TaskContext, TaskSeed, TaskSet, WarpLeap, reinitialize, run_rng, task_copy,
+    Shifting, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet, WarpLeap, reinitialize,
+    run_rng, task_copy,
 };
+use leap_models::MlpConfig;
 use leap_tasks::Sinusoids;
 use leap_tests::floats;
 
@@ -133,6 +136,57 @@ fn a_head_that_is_not_there_is_refused() {
     let mut run = trainer.begin(net()).unwrap();
     let step = run.step(&Sinusoids::new(), &Lanes::single(&Device::flex()));
     assert!(matches!(step, Err(Error::NothingShared)), "{step:?}");
+
+    // Nor is a held-out task trained as a whole.
+    let methods = ["boil", "warp-leap"].map(|name| name.parse::<Method>().unwrap());
+    let device = Device::flex().autodiff();
+    for method in methods {
+        let model = MlpConfig::new(vec![1, 4, 1]).init(&device).unwrap();
+        let trainer = MetaTrainer::new(method).with_task_steps(2);
+        let lanes = Lanes::single(&device);
+        let error = trainer.evaluate(&model, &Sinusoids::new().with_tasks(1), &lanes);
+        assert!(matches!(error, Err(Error::NothingShared)), "{method}");
+    }
+}
+
+/// A set whose tasks have heads of their own.
+struct OwnHeads(Sinusoids);
+
+struct OwnHead<T>(T);
+
+impl TaskSet<Net> for OwnHeads {
+    type Task = OwnHead<<Sinusoids as TaskSet<Net>>::Task>;
+
+    fn len(&self) -> usize {
+        TaskSet::<Net>::len(&self.0)
+    }
+
+    fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
+        Ok(OwnHead(TaskSet::<Net>::task(&self.0, index, context)?))
+    }
+}
+
+impl<T: Task<Net>> Task<Net> for OwnHead<T> {
+    fn start(&mut self, init: Net) -> Result<Net, TaskError> {
+        let head = LinearConfig::new(12, 1).init(&Device::flex().autodiff());
+        Ok(Net { head, ..init })
+    }
+
+    fn loss(&mut self, model: &Net) -> Result<StepLoss, TaskError> {
+        self.0.loss(model)
+    }
+}
+
+#[test]
+fn tasks_of_one_path_share_all_of_the_model() {
+    let trainer = MetaTrainer::new(Reptile)
+        .with_shared(ParamGroup::from_predicate("body"))
+        .with_meta_batch_size(1)
+        .with_task_steps(4);
+    let tasks = Sequential::new(OwnHeads(Sinusoids::new()), 2);
+    let lanes = Lanes::single(&Device::flex());
+    let error = trainer.fit(net(), 1, &tasks, &lanes).unwrap_err();
+    assert!(error.to_string().contains("must share all"), "{error}");
 }
 
 #[test]
@@ -329,6 +383,87 @@ fn rates_feel_the_forces_on_the_points_behind_their_steps() {
         for (found, expected) in found.iter().zip(&own) {
             assert!((found - expected).abs() < 1e-6, "{of}");
         }
+    }
+}
+
+/// Of a part alone, Leap's path is that of the part, and the rates of the rest feel nothing.
+#[test]
+fn rates_of_a_shared_part_are_on_its_path() {
+    let tasks = Sinusoids::new().with_tasks(1);
+    let inner = InnerLoop::new(STEPS, SgdConfig::new().init(), LR);
+    let context = context(0, Purpose::Training, 0);
+    let body = ParamSpace::new(&net(), &ParamGroup::from_predicate("body")).unwrap();
+    for of in [RateOf::Parameter, RateOf::Tensor, RateOf::TensorAndStep] {
+        let rated = Rated::new(net(), of, STEPS).unwrap();
+        let shared = ParamGroup::from_any_predicates(vec!["body", "log_rates"]);
+        let space = ParamSpace::new(&rated, &shared).unwrap();
+        let mut task = TaskSet::<Rated<Net>>::task(&tasks, 0, &context).unwrap();
+        let learned = LearnedRates::new(of)
+            .learn(&space, &inner, task_copy(&rated), &mut task)
+            .unwrap();
+        let found = learned.gradient.to_vec().unwrap();
+
+        // With rates of 1, it is Leap.
+        let plain = task_copy(&rated.net);
+        let part = ParamSpace::new(&plain, &ParamGroup::from_predicate("body")).unwrap();
+        let mut task = first_task(&tasks);
+        let leap = Leap::new().learn(&part, &inner, plain, &mut task).unwrap();
+        let expected = leap.gradient.to_vec().unwrap();
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-6 + 1e-5 * b.abs();
+        let pairs = found.iter().zip(&expected);
+        assert!({ pairs }.all(|(a, b)| close(*a, *b)), "{of}");
+        let lengths = [learned.figures, leap.figures].map(|figures| {
+            let length = figures.unwrap().length;
+            f64::from(length.into_scalar::<f32>())
+        });
+        assert!(close(lengths[0], lengths[1]), "{of}: {lengths:?}");
+
+        let on_rates = &found[body.num_params()..];
+        let of_head = match of {
+            RateOf::Parameter => &on_rates[body.num_params()..],
+            RateOf::Tensor => &on_rates[2..],
+            RateOf::TensorAndStep => &on_rates[2..4],
+        };
+        assert!(on_rates.iter().any(|rate| *rate != 0.0), "{of}");
+        assert!(of_head.iter().all(|rate| *rate == 0.0), "{of}");
+    }
+}
+
+#[test]
+fn rates_that_cannot_be_learned_are_refused() {
+    let all = [RateOf::Parameter, RateOf::Tensor, RateOf::TensorAndStep];
+    let lanes = Lanes::single(&Device::flex());
+    let trainer = |of| {
+        MetaTrainer::new(LearnedRates::new(of))
+            .with_meta_batch_size(1)
+            .with_task_steps(2)
+    };
+    let tasks = Sinusoids::new();
+    for (learner, model) in all.into_iter().flat_map(|a| all.map(|b| (a, b))) {
+        let rated = Rated::new(net(), model, 2).unwrap();
+        let fit = trainer(learner).fit(rated, 1, &tasks, &lanes);
+        let fits = match (learner, model) {
+            // The rates of all steps, of which there is one.
+            (RateOf::TensorAndStep, RateOf::Tensor) => true,
+            (learner, model) => learner == model,
+        };
+        match fit {
+            Ok(_) => assert!(fits, "{learner} {model}"),
+            Err(error) => {
+                let is_known = matches!(error, Error::InvalidSetting(_));
+                assert!(!fits && is_known, "{learner} {model}: {error}");
+            }
+        }
+    }
+    let momentum = MomentumConfig::new().with_momentum(0.9);
+    for optimizer in [
+        AdamConfig::new().init(),
+        SgdConfig::new().with_momentum(Some(momentum)).init(),
+    ] {
+        let trainer = trainer(RateOf::Tensor).with_task_optimizer(optimizer, 0.01);
+        let rated = Rated::new(net(), RateOf::Tensor, 2).unwrap();
+        let error = trainer.fit(rated, 1, &tasks, &lanes).unwrap_err();
+        assert!(error.to_string().contains("plain SGD"), "{error}");
     }
 }
 

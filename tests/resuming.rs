@@ -6,9 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use burn::module::{Module, ParamGroup};
-use burn::optim::{AdamConfig, SgdConfig};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::{AdamConfig, AdamWConfig, SgdConfig};
 use burn::tensor::Device;
-use leap_core::{Checkpoints, Error, Lanes, Leap, MetaTrainer, ParamSpace, reinitialize, run_rng};
+use leap_core::{
+    Checkpoints, EarlyStopping, Error, InnerLoop, Lanes, Leap, MetaTrainer, ParamSpace, Statistics,
+    TaskReport, reinitialize, run_rng,
+};
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 
@@ -162,6 +166,15 @@ fn what_decides_the_numbers_is_what_resumed_runs_have_in_common() {
                 .with_meta_optimizer(SgdConfig::new().init(), 0.01),
         ),
         (
+            "meta-optimizer",
+            before.clone().with_meta_optimizer(
+                AdamConfig::new()
+                    .with_weight_decay(Some(WeightDecayConfig::new(0.01)))
+                    .init(),
+                0.01,
+            ),
+        ),
+        (
             "meta-learned parameters",
             before
                 .clone()
@@ -201,6 +214,83 @@ fn what_decides_the_numbers_is_what_resumed_runs_have_in_common() {
     let resumed = again.resume(other).unwrap();
     assert_eq!(resumed.meta_step(), 3);
     assert_eq!(bits(resumed.init()), bits(&second));
+}
+
+/// Weight decay beside gradients, and statistics by which a check looks at a model, are what a run is, too.
+#[test]
+fn little_that_decides_the_numbers_is_compared_too() {
+    let device = flex();
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |before: &MetaTrainer<Leap>, now: &MetaTrainer<Leap>, what: &str| {
+        let mut run = before.begin(mlp(&device)).unwrap();
+        run.save_checkpoint().unwrap();
+        assert_eq!(before.resume(mlp(&device)).unwrap().meta_step(), 0);
+        let error = now.resume(mlp(&device)).err().expect("another run");
+        assert!(error.to_string().contains(what), "{error}");
+    };
+    let trainer = |name: &str| {
+        let checkpoints = Checkpoints::new(folder.path().join(name), 1);
+        MetaTrainer::new(Leap::new()).with_checkpoints(checkpoints)
+    };
+    let decayed = |trainer: MetaTrainer<Leap>, decay: f32| {
+        let optimizer = AdamWConfig::new().with_weight_decay(decay).init();
+        trainer.with_task_optimizer(optimizer, 0.001)
+    };
+    refused(
+        &decayed(trainer("decay"), 0.0),
+        &decayed(trainer("decay"), 0.01),
+        "task optimizer",
+    );
+    let stopping =
+        InnerLoop::new(5, SgdConfig::new().init(), 0.1).with_early_stopping(EarlyStopping::new());
+    let stopped = trainer("stopping").with_task_training(stopping);
+    let running = stopped
+        .clone()
+        .with_held_out_statistics(Statistics::Running);
+    let batch = stopped.with_held_out_statistics(Statistics::Batch);
+    refused(&running, &batch, "early stopping");
+    // An optimizer whose steps are not finite is one nevertheless.
+    let wild = trainer("wild").with_meta_optimizer(SgdConfig::new().init(), 1e39);
+    let mild = trainer("wild").with_meta_optimizer(SgdConfig::new().init(), 0.1);
+    refused(&wild, &mild, "meta-optimizer");
+}
+
+/// Tasks that were saved are those of their own set and optimizer.
+#[test]
+fn saved_tasks_of_others_are_not_gone_on_with() {
+    let device = flex();
+    let lanes = Lanes::single(&device);
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = |decay: f32| {
+        MetaTrainer::new(Leap::new())
+            .with_task_steps(4)
+            .with_task_optimizer(AdamWConfig::new().with_weight_decay(decay).init(), 0.01)
+            .with_checkpoints(Checkpoints::new(folder.path(), 0).with_task_steps(2))
+    };
+    let tasks = |seed: u64| Sinusoids::new().with_tasks(3).with_seed(seed);
+    let losses = |trainer: MetaTrainer<Leap>, seed: u64| {
+        let report = trainer
+            .evaluate(&mlp(&device), &tasks(seed), &lanes)
+            .unwrap();
+        let of = report.tasks.iter().map(|task| task.curve.loss.clone());
+        of.collect::<Vec<_>>()
+    };
+    let expected = [(0.0, 1), (0.0, 2), (0.5, 1)].map(|(decay, seed)| {
+        let alone = losses(trainer(decay), seed);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        (decay, seed, alone)
+    });
+    // Ends after two of the tasks.
+    let fails = |report: &TaskReport, _: &Mlp| match report.index {
+        2 => Err("no".into()),
+        _ => Ok(()),
+    };
+    let broken = trainer(0.0).evaluate_with(&mlp(&device), &tasks(1), &lanes, fails);
+    assert!(broken.is_err());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    for (decay, seed, alone) in expected.iter().rev() {
+        assert_eq!(&losses(trainer(*decay), *seed), alone, "{decay} {seed}");
+    }
 }
 
 /// Not a test of its own: what the next test starts and kills.

@@ -10,6 +10,7 @@ use leap_core::{Lanes, MetaTrainer, Method, TaskError};
 use leap_lab::{Experiment, Run, RunOptions, RunResult, Sweep};
 use leap_models::{Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 
 struct Waves;
@@ -172,6 +173,131 @@ fn what_would_lose_results_is_refused_before_anything_is_written() {
         let error = sweep.run(&Waves).expect_err(said).to_string();
         assert!(error.contains(said), "{error}");
         assert!(!out.exists(), "{said}: something was written");
+    }
+}
+
+/// Copies of run folders, runs of other experiments and files that got lost change nothing in what is reported of others.
+#[test]
+fn a_report_is_of_this_sweeps_runs_as_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let from = entry.unwrap().path();
+            if from.is_file() {
+                std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+            }
+        }
+    };
+    let sweep = |out: &Path, title: &str, meta_steps, resume| {
+        let options = RunOptions {
+            resume,
+            ..RunOptions::default()
+        };
+        Sweep::new(title, out)
+            .with_methods(["leap", "reptile"])
+            .with_seeds([1])
+            .with_meta_steps(meta_steps)
+            .with_options(options)
+    };
+    let (out, other) = (folder.path().join("run"), folder.path().join("other"));
+    let results = sweep(&out, "Waves", 2, false).run(&Waves).expect("it runs");
+    sweep(&other, "Others", 2, false)
+        .with_seeds([2])
+        .run(&Waves)
+        .expect("it runs");
+    let auc = |results: &[RunResult]| {
+        let each = results
+            .iter()
+            .map(|r| (r.run.name(), r.summary.held_out_tasks.auc));
+        each.collect::<Vec<_>>()
+    };
+    for name in ["a", "z", "leap-seed-1 copy"] {
+        copy(&out.join("leap-seed-1"), &out.join(name));
+        let config = out.join(name).join("summary.json");
+        let mut summary = json_of(config.clone());
+        summary["auc"] = json!(0.0);
+        std::fs::write(config, summary.to_string()).unwrap();
+    }
+    copy(&other.join("leap-seed-2"), &out.join("leap-seed-2"));
+    let again = sweep(&out, "Waves", 2, true)
+        .run(&Waves)
+        .expect("it goes on");
+    assert_eq!(auc(&again), auc(&results));
+
+    // What is missing of a run is made again, from its checkpoint.
+    for lost in ["held_out.json", "init.safetensors"] {
+        let lost = out.join("leap-seed-1").join(lost);
+        std::fs::remove_file(&lost).unwrap();
+        let again = sweep(&out, "Waves", 2, true)
+            .run(&Waves)
+            .expect("it goes on");
+        assert_eq!(auc(&again), auc(&results));
+        assert!(lost.exists());
+    }
+    // What is damaged is named, and the others are reported.
+    std::fs::write(out.join("leap-seed-1/held_out.json"), "{").unwrap();
+    let error = sweep(&out, "Waves", 3, true).run(&Waves).unwrap_err();
+    assert!(error.to_string().contains("held_out.json"), "{error}");
+    let csv = std::fs::read_to_string(out.join("results.csv")).unwrap();
+    assert!(csv.contains("reptile") && !csv.contains("leap"), "{csv}");
+
+    // A search belongs to its seed, and names fit.
+    let searched = |seed: u64, values: [f64; 2], resume| {
+        let out = folder.path().join("searched");
+        let sweep = sweep(&out, "Waves", 1, resume).with_seeds([seed]);
+        sweep.with_search(META_LR, values, 1).run(&Waves)
+    };
+    let long = searched(1, [1e-300, 0.1], false).unwrap_err().to_string();
+    assert!(long.contains("too long"), "{long}");
+    searched(1, [0.01, 0.1], false).expect("it runs");
+    let refused = searched(2, [0.01, 0.1], true).unwrap_err().to_string();
+    assert!(refused.contains("search.seed: 1 then, 2 now"), "{refused}");
+}
+
+/// An initialization is of the model's kind of numbers, and finite, and the same in whatever order a file has it.
+#[test]
+fn initializations_that_cannot_be_trained_from_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let device = Device::flex().autodiff();
+    let model = || MlpConfig::new(vec![1, 2, 1]).init(&device).unwrap();
+    let names = [
+        "layers.0.weight",
+        "layers.0.bias",
+        "layers.1.weight",
+        "layers.1.bias",
+    ];
+    let sides = [vec![1, 2], vec![2], vec![2, 1], vec![1]];
+    let write = |name: &str, kind: Dtype, value: &[u8], settings: &[&str]| {
+        let bytes = sides
+            .each_ref()
+            .map(|sides| value.repeat(sides.iter().product()));
+        let views = names.iter().zip(&sides).zip(&bytes);
+        let views = views.map(|((name, sides), bytes)| {
+            (*name, TensorView::new(kind, sides.clone(), bytes).unwrap())
+        });
+        let pair = |key: &&str| (key.to_string(), "1".to_string());
+        let settings = Some(settings.iter().map(pair).collect());
+        let path = folder.path().join(name);
+        std::fs::write(&path, serialize(views, settings).unwrap()).unwrap();
+        leap_lab::Initialization::read(path).unwrap()
+    };
+    let one = 1f32.to_le_bytes();
+    let sound = write("sound", Dtype::F32, &one, &["leap"]);
+    let loaded = sound.load(model()).expect("a model");
+    assert_eq!(
+        loaded.layers[0].weight.val().sum().into_scalar::<f32>(),
+        2.0
+    );
+    let same = write("same", Dtype::F32, &one, &["other", "leap", "more"]);
+    assert_eq!(same.digest(), sound.digest());
+    let nan = write("nan", Dtype::F32, &f32::NAN.to_le_bytes(), &[]);
+    assert_ne!(nan.digest(), sound.digest());
+    let half = write("half", Dtype::F16, &[0, 60], &[]);
+    let double = write("double", Dtype::F64, &1f64.to_le_bytes(), &[]);
+    for (init, said) in [(nan, "not finite"), (half, "F16"), (double, "F64")] {
+        let error = init.load(model()).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
     }
 }
 

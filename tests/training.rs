@@ -321,6 +321,16 @@ fn settings_that_cannot_work_are_errors() {
             .to_string()
     };
     assert!(fit(trainer.clone().with_meta_batch_size(0), 1).contains("at least one task"));
+    assert!(fit(trainer.clone().with_meta_batch_size(usize::MAX), 1).contains("is the most"));
+    let none = Sinusoids::new().with_tasks(0);
+    let evaluated = trainer.evaluate(&mlp(&device), &none, &lanes);
+    assert!(matches!(evaluated, Err(Error::InvalidSetting(_))));
+    for difference in [0.0, -1.0, f64::NAN] {
+        let maml = Maml::new().with_difference(difference);
+        let maml = MetaTrainer::new(maml).with_task_steps(2);
+        let error = maml.fit(mlp(&device), 1, &Sinusoids::new(), &lanes);
+        assert!(error.unwrap_err().to_string().contains("a difference of"));
+    }
     assert!(fit(trainer.clone().with_task_steps(1), 1).contains("at least two steps"));
     assert!(fit(trainer.clone(), 0).contains("no tasks to draw from"));
     assert!(
@@ -566,6 +576,15 @@ fn a_trace_is_the_path_of_the_evaluation() {
     let (paths, shown) = project_paths(&traces).unwrap();
     assert_eq!((paths.len(), paths[1].len()), (2, 6));
     assert!(shown > 0.5 && shown <= 1.0 + 1e-6);
+
+    // One that diverged takes nothing from the other.
+    let alone = project_paths(&traces[1..]).unwrap();
+    let mut one_of_two = traces.clone();
+    one_of_two[0].points[3] = one_of_two[0].points[3].clone().map(|values| values / 0.0);
+    let (paths, shown) = project_paths(&one_of_two).unwrap();
+    assert_eq!((&paths[1], shown), (&alone.0[0], alone.1));
+    assert_eq!(paths[0].len(), 0);
+    assert!(project_paths(&one_of_two[..1]).is_err());
 }
 
 /// The mixture of alphabets has a head for each, and trains all of them.

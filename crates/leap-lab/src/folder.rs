@@ -34,7 +34,7 @@ pub struct RunFolder {
     _lock: Option<File>,
 }
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 const LOCK: &str = "lock";
 /// Where the settings that a sweep goes through are named in an experiment's configuration.
 pub(crate) const GRID: &str = "goes_through";
@@ -55,7 +55,7 @@ const FREE: [&str; 5] = [
     FOLDER,
 ];
 /// The name of a run's folder, in its configuration: a copy has another.
-const FOLDER: &str = "folder";
+pub(crate) const FOLDER: &str = "folder";
 /// Files that an experiment or a run writes, besides numbered ones such as `curves-1.svg`.
 const FILES: [&str; 10] = [
     CONFIG,
@@ -119,6 +119,9 @@ impl RunFolder {
         let folder = self.below(name);
         if folder.join(CONFIG).exists() {
             Self::prepare(&folder.path, config, Existing::Resume)?;
+        } else if has_results(&folder.path)? {
+            let why = "it is missing, so that nobody knows what the results beside it are of";
+            return Err(Error::damaged(folder.join(CONFIG), why));
         }
         fs::create_dir_all(&folder.path).map_err(Error::io(&folder.path))?;
         let mut config = marked(config);
@@ -191,6 +194,15 @@ impl RunFolder {
         };
         write().map_err(Error::io(&beside))?;
         fs::rename(&beside, &path).map_err(Error::io(&path))
+    }
+
+    /// Removes a file, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(&path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Writes a JSON file.
@@ -271,6 +283,20 @@ fn is_empty(path: &Path) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Whether results or checkpoints of a run are there.
+fn has_results(path: &Path) -> Result<bool, Error> {
+    let checkpoints = Checkpoints::new(path.join("checkpoints"), 0).newest();
+    let has = |name: &&str| **name != *CONFIG && path.join(name).exists();
+    Ok(FILES.iter().any(has) || checkpoints?.is_some())
+}
+
+/// Where the settings of an experiment differ from those that a run in its folder was made with.
+pub(crate) fn differences(run: &Value, experiment: &Value) -> Vec<String> {
+    let mut changes = Vec::new();
+    compare("", &marked(run), experiment, &mut changes);
+    changes
+}
+
 /// What the numbered pictures in an experiment's folder are called: `curves-1.svg`, and by the names of its settings.
 fn pictures(path: &Path) -> Vec<String> {
     let config = read_json::<Value>(&path.join(CONFIG)).ok().flatten();
@@ -287,6 +313,14 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
         entries.push(entry.map_err(Error::io(path))?.path());
     }
     entries.sort_by_key(|entry| entry.ends_with(CONFIG));
+    // What a link leads to is not ours to remove, and must not be taken for what is written now.
+    let is_run_elsewhere = |entry: &&PathBuf| {
+        let config = read_json::<Value>(&entry.join(CONFIG)).ok().flatten();
+        entry.is_symlink() && config.is_some_and(|config| is_marked(&config))
+    };
+    if let Some(path) = entries.iter().find(is_run_elsewhere).cloned() {
+        return Err(Error::Foreign { path });
+    }
     for entry in entries.into_iter().filter(|entry| !entry.is_symlink()) {
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
         if !entry.is_dir() {
@@ -401,10 +435,21 @@ mod tests {
         let copy = opened.join("my-backup");
         fs::create_dir(&copy).unwrap();
         fs::copy(run.join(CONFIG), copy.join(CONFIG)).unwrap();
-        for checkpoint in ["checkpoint-00000001", "mine"] {
+        let checkpoints = [
+            "checkpoint-00000001",
+            "tasks-00000002-0123456789abcdef",
+            "tasks-held-out-0123456789abcdef",
+            "unfinished-checkpoint",
+            "mine",
+            "checkpoint-00000001-backup",
+            "tasks-todo",
+        ];
+        for checkpoint in checkpoints {
             let path = run.join("checkpoints").join(checkpoint);
             fs::create_dir_all(path).unwrap();
         }
+        let theirs = checkpoints[4..].iter();
+        let theirs = theirs.map(|name| format!("leap-seed-1/checkpoints/{name}"));
         let kept = [
             "my-backup/config.json",
             "notes.txt",
@@ -417,13 +462,13 @@ mod tests {
         for kept in kept.into_iter().skip(1) {
             opened.write(kept, "mine").unwrap();
         }
-        let kept = kept.into_iter().chain(["leap-seed-1/checkpoints/mine"]);
+        let kept = kept.map(String::from).into_iter().chain(theirs);
         let kept = Vec::from_iter(kept);
         fs::create_dir(opened.join("checkpoints")).unwrap();
         drop((opened, search));
         let opened = open(&ours, Existing::Overwrite).unwrap();
-        for kept in kept.into_iter().chain(["checkpoints"]) {
-            assert!(opened.join(kept).exists(), "{kept}");
+        for kept in kept.into_iter().chain(["checkpoints".into()]) {
+            assert!(opened.join(&kept).exists(), "{kept}");
         }
         let removed = [
             "results.csv",
@@ -431,6 +476,9 @@ mod tests {
             "leap-seed-1/held-out-1.safetensors",
             "leap-seed-1/config.json",
             "leap-seed-1/checkpoints/checkpoint-00000001",
+            "leap-seed-1/checkpoints/tasks-00000002-0123456789abcdef",
+            "leap-seed-1/checkpoints/tasks-held-out-0123456789abcdef",
+            "leap-seed-1/checkpoints/unfinished-checkpoint",
             "search/leap-seed-1",
             "search/meta-lr-1.svg",
         ];
@@ -439,6 +487,17 @@ mod tests {
         }
         // The run can begin again, whatever lies in its folder, and so can the search.
         let run = opened.run("leap-seed-1", &json!({ "run": {} })).unwrap();
+        // Results without settings are of nobody knows what.
+        for result in ["summary.json", "metrics.jsonl"] {
+            let lost = opened.below("lost-seed-1");
+            fs::create_dir(lost.path()).unwrap();
+            lost.write(result, "{}").unwrap();
+            let error = opened
+                .run("lost-seed-1", &json!({ "run": {} }))
+                .unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+            fs::remove_dir_all(lost.path()).unwrap();
+        }
         // It is no experiment of its own, for anybody beside it.
         for existing in [Existing::Refuse, Existing::Resume, Existing::Overwrite] {
             let refused = open(run.path(), existing).unwrap_err();
@@ -446,6 +505,17 @@ mod tests {
         }
         RunFolder::open(&opened.join(SEARCH), &json!({}), Existing::Overwrite).unwrap();
         assert!(opened.join("search/notes.txt").exists());
+        // A run that is elsewhere, by a link, is neither removed nor taken for a new one.
+        #[cfg(unix)]
+        {
+            drop(opened);
+            let elsewhere = folder.path().join("elsewhere");
+            fs::rename(ours.join("leap-seed-1"), &elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, ours.join("leap-seed-1")).unwrap();
+            let refused = open(&ours, Existing::Overwrite).unwrap_err();
+            assert!(matches!(refused, Error::Foreign { .. }), "{refused}");
+            assert!(elsewhere.join(CONFIG).exists());
+        }
     }
 
     #[test]

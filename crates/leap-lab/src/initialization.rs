@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::{ModuleSnapshot, SafetensorsStore};
+use burn::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -72,14 +73,25 @@ impl Initialization {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
-    /// What is the same for the same bytes, to put among an experiment's settings.
+    /// What is the same for the same tensors and settings, in whatever order the file has them, to put among an experiment's
+    /// settings.
     pub fn digest(&self) -> String {
         let mut hasher = DefaultHasher::new();
-        hasher.write(&self.bytes);
+        let tensors = SafeTensors::deserialize(&self.bytes).map(|tensors| tensors.tensors());
+        let tensors = BTreeMap::from_iter(tensors.unwrap_or_default());
+        for (name, tensor) in &tensors {
+            hasher.write(name.as_bytes());
+            tensor
+                .shape()
+                .iter()
+                .for_each(|side| hasher.write_usize(*side));
+            hasher.write(tensor.data());
+        }
+        hasher.write(self.settings.to_string().as_bytes());
         format!("{:016x}", hasher.finish())
     }
 
-    /// Gives a model the parameters in the file, which must be those that it has.
+    /// Gives a model the parameters in the file, which must be those that it has, of the same kind of numbers, and finite.
     ///
     /// # Errors
     /// [`Error::OtherModel`].
@@ -89,11 +101,37 @@ impl Initialization {
             reason,
         };
         let mut store = SafetensorsStore::from_bytes(Some(self.bytes.clone()));
+        let before = numbers(&model);
         let loaded = model.load_from(&mut store);
         let loaded = loaded.map_err(|error| other(error.to_string()))?;
+        for ((kind, _), (now, is_finite)) in before.into_iter().zip(numbers(&model)) {
+            if now != kind {
+                return Err(other(format!(
+                    "its numbers are {now:?}, the model's {kind:?}"
+                )));
+            }
+            if !is_finite {
+                return Err(other("it has numbers that are not finite".into()));
+            }
+        }
         match loaded.unused.as_slice() {
             [] => Ok(model),
             unused => Err(other(format!("it has no {}", unused.join(", ")))),
         }
     }
+}
+
+/// The kind of numbers of each of a model's parameters, in the order in which they are visited, and whether they are finite.
+fn numbers<M: Module>(model: &M) -> Vec<(DType, bool)> {
+    struct Numbers(Vec<(DType, bool)>);
+    impl ModuleVisitor for Numbers {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let values = param.val().into_data();
+            let finite = values.iter::<f64>().all(f64::is_finite);
+            self.0.push((values.dtype(), finite));
+        }
+    }
+    let mut numbers = Numbers(Vec::new());
+    model.visit(&mut numbers);
+    numbers.0
 }

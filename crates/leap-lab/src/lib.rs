@@ -37,7 +37,7 @@ pub use error::Error;
 pub use figures::{Chart, Series, draw_paths};
 pub use folder::{Existing, RunFolder};
 pub use initialization::Initialization;
-pub use options::{RunOptions, finite, not_negative, positive, up_to};
+pub use options::{RunOptions, finite, none_or_up_to, not_negative, positive, up_to};
 pub use recording::animate;
 pub use report::{Figure, Section, Table, report};
 pub use sweep::experiment::{Experiment, Session};

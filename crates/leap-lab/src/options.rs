@@ -106,6 +106,17 @@ pub fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
     }
 }
 
+/// How many of what takes memory, for a flag: from 0 to `MOST`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn none_or_up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+    match not_negative(text)? {
+        0 => Ok(0),
+        _ => up_to::<MOST>(text),
+    }
+}
+
 /// A number that is not below 0, for a flag.
 ///
 /// # Errors

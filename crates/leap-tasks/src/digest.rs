@@ -1,5 +1,7 @@
 //! A number that is the same for the same data.
 
+use std::fmt::Debug;
+
 /// FNV-1a, 64 bits.
 pub(crate) struct Digest(u64);
 
@@ -17,4 +19,12 @@ impl Digest {
     pub fn finish(self) -> u64 {
         self.0
     }
+}
+
+/// A number that is the same for the same data, of which it has a digest, and settings.
+pub(crate) fn fingerprint(data: u64, settings: impl Debug) -> u64 {
+    let mut digest = Digest::new();
+    digest.add(&data.to_le_bytes());
+    digest.add(format!("{settings:?}").as_bytes());
+    digest.finish()
 }

@@ -115,8 +115,15 @@ impl Files {
             if is_of_the_system(&name) {
                 continue;
             }
-            if path.is_dir() {
+            // What leads nowhere, or may not be looked at, says so when it is read.
+            let kind = path.metadata().map(|found| found.file_type()).ok();
+            if kind.is_some_and(|kind| kind.is_dir()) {
                 self.add_folder(&path, &format!("{here}/"), depth + 1)?;
+            } else if kind.is_some_and(|kind| !kind.is_file()) {
+                log::warn!(
+                    "{} is neither a file nor a folder, and was left out",
+                    path.display()
+                );
             } else if let (0, Some(stem)) = (depth, archive_stem(&name)) {
                 if folder.join(stem).is_dir() {
                     let reason = format!("the folder {stem} lies beside it: one of them is enough");
@@ -147,13 +154,16 @@ impl Files {
         let wrong = |e: &dyn std::fmt::Display| DataError::new(path, e);
         let mut zip = ZipArchive::new(BufReader::new(file))
             .map_err(|e| wrong(&format!("not a sound zip file: {e}")))?;
-        let mut names = Vec::new();
+        let (mut names, mut links) = (Vec::new(), Vec::new());
         for i in 0..zip.len() {
             let entry = zip.by_index_raw(i).map_err(|e| wrong(&e))?;
-            if entry.is_file() && !entry.name().split('/').any(is_of_the_system) {
+            if entry.is_symlink() {
+                links.push(entry.name().to_string());
+            } else if entry.is_file() && !entry.name().split('/').any(is_of_the_system) {
                 names.push((format!("{below}{}", entry.name()), i));
             }
         }
+        leave_out(path, &links);
         let zip = Rc::new(std::cell::RefCell::new(zip));
         for (name, i) in names {
             self.files.insert(name, Place::Zip(zip.clone(), i));
@@ -166,11 +176,26 @@ impl Files {
         let wrong =
             |e: &dyn std::fmt::Display| DataError::new(path, format!("not a sound tar file: {e}"));
         let mut tar = tar::Archive::new(tar.take(LARGEST_TAR));
+        let mut links = Vec::new();
         for entry in tar.entries().map_err(|e| wrong(&e))? {
             let mut entry = entry.map_err(|e| wrong(&e))?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let name = name.trim_start_matches("./").to_string();
-            if !entry.header().entry_type().is_file() || name.split('/').any(is_of_the_system) {
+            let kind = entry.header().entry_type();
+            if kind.is_dir() || name.split('/').any(is_of_the_system) {
+                continue;
+            }
+            if kind.is_hard_link() || kind.is_symlink() {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                let target = String::from_utf8_lossy(&target).into_owned();
+                let target = match kind.is_symlink() {
+                    true => linked(&name, &target),
+                    false => linked("", &target),
+                };
+                links.push((name, target));
+                continue;
+            }
+            if !(kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse()) {
                 continue;
             }
             let mut bytes = Vec::new();
@@ -178,6 +203,18 @@ impl Files {
             let name = format!("{below}{name}");
             self.files.insert(name, Place::Memory(bytes));
         }
+        let mut left_out = Vec::new();
+        for (name, target) in links {
+            let target = target.map(|target| format!("{below}{target}"));
+            match target.and_then(|target| self.files.get(&target)) {
+                Some(Place::Memory(bytes)) => {
+                    let place = Place::Memory(bytes.clone());
+                    self.files.insert(format!("{below}{name}"), place);
+                }
+                _ => left_out.push(name),
+            }
+        }
+        leave_out(path, &left_out);
         match tar.into_inner().limit() {
             0 => Err(wrong(&"it is too large to be held in memory: unpack it")),
             _ => Ok(()),
@@ -185,9 +222,32 @@ impl Files {
     }
 }
 
-/// What systems leave beside people's files: it is none of them, whatever its name says.
-fn is_of_the_system(name: &str) -> bool {
-    name.starts_with("._") || ["__MACOSX", ".DS_Store", "Thumbs.db"].contains(&name)
+/// Says which links of an archive were left out, if any.
+fn leave_out(archive: &Path, links: &[String]) {
+    if let Some(first) = links.first() {
+        let (path, count) = (archive.display(), links.len());
+        log::warn!("{path}: {count} links were left out, such as {first}: unpack it");
+    }
+}
+
+/// Where a link in an archive leads to, from the place that has it; `None` is out of the archive.
+fn linked(from: &str, target: &str) -> Option<String> {
+    let mut path = Vec::from_iter(from.split('/'));
+    path.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(path.pop()?),
+            part => path.push(part),
+        }
+    }
+    (!target.starts_with('/')).then(|| path.join("/"))
+}
+
+/// What systems and programs leave beside people's files, hidden or not: it is none of them, whatever its name says.
+pub(crate) fn is_of_the_system(name: &str) -> bool {
+    let is_hidden = name.starts_with('.') && ![".", ".."].contains(&name);
+    is_hidden || ["__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"].contains(&name)
 }
 
 /// The name of an archive without its ending.
@@ -214,7 +274,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let files: [(&str, &[u8]); 3] = [("a/one.txt", b"1"), ("b/two.txt", b"22"), ("c.txt", b"")];
-        let system = ["__MACOSX/a/._one.txt", "a/.DS_Store", "a/._one.txt"];
+        let system = [
+            "__MACOSX/a/._one.txt",
+            "a/.DS_Store",
+            "a/._one.txt",
+            "a/.ipynb_checkpoints/one.txt",
+            "@eaDir/one.txt",
+        ];
         let all = || {
             files
                 .into_iter()
@@ -235,6 +301,29 @@ mod tests {
             header.set_size(bytes.len() as u64);
             tar.append_data(&mut header, name, bytes).unwrap();
         }
+        // As tar packs files that are the same one, and links.
+        let links = [
+            (tar::EntryType::Link, "b/hard.txt", "b/two.txt"),
+            (tar::EntryType::Symlink, "a/soft.txt", "../b/two.txt"),
+            (tar::EntryType::Symlink, "a/nowhere.txt", "../../two.txt"),
+        ];
+        let mut linked = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        linked
+            .append_data(&mut header, "b/two.txt", &b"22"[..])
+            .unwrap();
+        for (kind, name, target) in links {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            linked.append_link(&mut header, name, target).unwrap();
+        }
+        std::fs::write(at("linked.tar"), linked.into_inner().unwrap()).unwrap();
+        let linked = Files::open(&at("linked.tar")).unwrap();
+        let names = Vec::from_iter(linked.names());
+        assert_eq!(names, ["a/soft.txt", "b/hard.txt", "b/two.txt"]);
+        assert_eq!(linked.read("a/soft.txt").unwrap(), b"22");
         zip.finish().unwrap();
         let tar = tar.into_inner().unwrap();
         std::fs::write(at("packed.tar"), &tar).unwrap();

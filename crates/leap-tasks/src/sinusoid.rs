@@ -10,6 +10,8 @@ use leap_core::{
 };
 use rand::Rng;
 
+use crate::digest::fingerprint;
+
 /// A family of sinusoids: y = amplitude · sin(x − phase).
 ///
 /// Task `i`'s amplitude and phase are drawn from (`seed`, i), uniformly in [0.1, 5] and [0, π]; its points
@@ -42,6 +44,10 @@ impl<M: Predict<Tensor<2>>> TaskSet<M> for Sinusoids {
 
     fn len(&self) -> usize {
         self.tasks
+    }
+
+    fn fingerprint(&self) -> u64 {
+        fingerprint(self.seed, self.batch_size)
     }
 
     fn task(&self, index: usize, context: &TaskContext) -> Result<Sinusoid, TaskError> {

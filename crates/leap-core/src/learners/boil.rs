@@ -61,6 +61,7 @@ impl<M: Module> MetaLearner<M> for Boil {
         task: &mut T,
         path: &mut impl LearningPath,
     ) -> Result<(M, LearningCurve), TaskError> {
+        ParamSpace::new(&model, &ParamGroup::from_predicate(self.head))?;
         self.inside(inner).run(model, task, path)
     }
 

@@ -20,6 +20,7 @@ use crate::tasks::curve::LearningCurve;
 use crate::tasks::task::{Predict, Task};
 use crate::training::inner::InnerLoop;
 use crate::training::learner::{Learned, MetaLearner};
+use crate::training::probe::is_plain_sgd;
 
 /// What has a learning rate of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,23 @@ impl LearnedRates {
         }
     }
 
+    /// That so many rates are of what this learner learns them of.
+    fn check(&self, net: &ParamSpace, rates: usize) -> Result<(), Error> {
+        let tensors = net.params().count();
+        let fits = match self.of {
+            RateOf::Parameter => rates == net.num_params(),
+            RateOf::Tensor => rates == tensors,
+            RateOf::TensorAndStep => rates >= tensors && rates.is_multiple_of(tensors),
+        };
+        let (of, numbers) = (self.of, net.num_params());
+        match fits {
+            true => Ok(()),
+            false => Err(Error::InvalidSetting(format!(
+                "{rates} learning rates, where there is one for each {of}, of {numbers} parameters in {tensors} tensors"
+            ))),
+        }
+    }
+
     /// The rates of all numbers at a step, from the log rates.
     fn rates(&self, space: &ParamSpace, log_rates: &Tensor<1>, step: usize) -> Tensor<1> {
         let tensors = space.params().count();
@@ -134,6 +152,8 @@ impl LearnedRates {
 struct RatedPath {
     leap: LeapPath,
     of: RateOf,
+    /// Of all of the net, whereas Leap's path may be of a part: the rest feels no force.
+    net: Arc<ParamSpace>,
     /// How far the net has moved, and the meta-gradient of the log rates of each number.
     sums: Option<[ParamVector; 2]>,
     /// Steps and forces, where each step has rates of its own.
@@ -150,14 +170,15 @@ impl LearningPath for RatedPath {
         let Some(Pull { segment, force }) = self.leap.advance(model, loss, grads)? else {
             return Ok(());
         };
+        let [step, force] = [segment.step, force].map(|part| self.net.embed(part));
         if self.of == RateOf::TensorAndStep {
-            self.pulls.push([segment.step, force]);
+            self.pulls.push([step, force]);
             return Ok(());
         }
-        let zero = || segment.step.clone().map(|values| values.zeros_like());
+        let zero = || step.clone().map(|values| values.zeros_like());
         let [moved, on_rates] = self.sums.take().unwrap_or_else(|| [zero(), zero()]);
         let pulled = product(&moved, &force);
-        self.sums = Some([moved + segment.step, on_rates - pulled]);
+        self.sums = Some([moved + step, on_rates - pulled]);
         Ok(())
     }
 
@@ -229,8 +250,17 @@ impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
         task: &mut T,
     ) -> Result<Learned<Rated<N>>, TaskError> {
         let net = ParamSpace::new(&model.net, &ParamGroup::all())?;
+        if !is_plain_sgd(&net, &model, &inner.optimizer, &inner.lr(inner.steps)?)? {
+            let wrong = "learning rates are learned of tasks that are trained with plain SGD, without momentum, weight decay or \
+                         clipping";
+            return Err(Error::InvalidSetting(wrong.into()).into());
+        }
+        let shared = net.params().map(|(id, _)| id);
+        let shared = shared.filter(|id| space.params().any(|(other, _)| other == *id));
+        let shared = ParamGroup::from_ids(shared.collect::<Vec<_>>());
         let mut path = RatedPath {
-            leap: self.leap.path(&net),
+            leap: self.leap.path(&ParamSpace::new(&model.net, &shared)?),
+            net,
             of: self.of,
             sums: None,
             pulls: Vec::new(),
@@ -258,6 +288,7 @@ impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
     ) -> Result<(Rated<N>, LearningCurve), TaskError> {
         let net = ParamSpace::new(&model.net, &ParamGroup::all())?;
         let log_rates = model.log_rates.val().inner();
+        self.check(&net, log_rates.dims()[0])?;
         let mut step = inner.breaks.saved().map_or(0, |saved| saved.steps);
         let mut rates = self.rates(&net, &log_rates, 0);
         inner.run_with(model, task, path, |model, grads| {

@@ -62,6 +62,10 @@ impl<M: Module> MetaLearner<M> for Maml {
         model: M,
         task: &mut T,
     ) -> Result<Learned<M>, TaskError> {
+        if !(self.difference.is_finite() && self.difference > 0.0) {
+            let wrong = format!("a difference of {}, which must be above 0", self.difference);
+            return Err(Error::InvalidSetting(wrong).into());
+        }
         // The way back leads through all parameters that training moves, meta-learned or not.
         let all = ParamSpace::new(&model, &ParamGroup::all())?;
         let mut path = Steps {
@@ -93,7 +97,7 @@ impl<M: Module> MetaLearner<M> for Maml {
         let steps = path.steps.into_iter().zip(forks).zip(rates);
         for ((step, (before, fork)), rates) in steps.rev() {
             let product = self.hessian_product(&all, step.theta, before, fork, &v)?;
-            v = v - scaled(product, &rates);
+            v = v - product.scaled(&rates);
         }
         Ok(Learned {
             gradient: space.gradient(&model, &v.into_gradients())?,
@@ -130,23 +134,13 @@ impl Maml {
     }
 }
 
-/// The vector with each parameter's values multiplied by its factor.
-#[expect(
-    clippy::expect_used,
-    reason = "the factors are learning rates of the same space's parameters"
-)]
-fn scaled(vector: ParamVector, factors: &[f64]) -> ParamVector {
-    let mut factors = factors.iter();
-    vector.map_params(|tensor| tensor * *factors.next().expect("a factor for each parameter"))
-}
-
 /// That each step was one of plain SGD, as the way back assumes.
 fn check_sgd(steps: &[Step], end: ParamVector, rates: &[Vec<f64>]) -> Result<(), Error> {
     let mut sums = Vec::new();
     for (i, (step, rates)) in steps.iter().zip(rates).enumerate() {
         let next = steps.get(i + 1).map_or(&end, |s| &s.theta).clone();
         let moved = next - step.theta.clone();
-        let rest = moved.clone() + scaled(step.gradient.clone(), rates);
+        let rest = moved.clone() + step.gradient.clone().scaled(rates);
         sums.extend([&rest, &moved, &step.theta].map(|v| v.dot(v).sqrt()));
     }
     if sums.is_empty() {

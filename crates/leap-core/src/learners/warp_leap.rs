@@ -132,6 +132,7 @@ impl<M: Module> MetaLearner<M> for WarpLeap {
         task: &mut T,
         path: &mut impl LearningPath,
     ) -> Result<(M, LearningCurve), TaskError> {
+        ParamSpace::new(&model, &ParamGroup::from_predicate(self.warp))?;
         self.inside(inner).run(model, task, path)
     }
 }

@@ -10,6 +10,7 @@ use burn::optim::ModuleOptimizer;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::number;
 use crate::saving::files::{DAMAGED, checksum, flush};
 use crate::saving::task::{PREFIX as TASKS, TaskFolder, remove_tasks_before};
 use crate::space::params::ParamSpace;
@@ -42,7 +43,9 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub stopping: String,
     /// What optimizers do, with their learning rates.
+    #[serde(with = "number::list")]
     pub task_optimizer: Vec<f64>,
+    #[serde(with = "number::list")]
     pub meta_optimizer: Vec<f64>,
     /// Paths of the parameters that are meta-learned.
     pub shared: Vec<String>,
@@ -91,7 +94,8 @@ impl Settings {
         );
         // Devices round differently.
         let near = |a: &f64, b: &f64| {
-            (a - b).abs() <= 1e-3 * a.abs().max(b.abs()) || a.to_bits() == b.to_bits()
+            let (largest, neither) = (a.abs().max(b.abs()), a.is_nan() && b.is_nan());
+            (a - b).abs() <= 1e-3 * largest || a == b || neither
         };
         let same =
             |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| near(a, b));
@@ -139,9 +143,19 @@ struct State {
     meta_optimizer: String,
 }
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PREFIX: &str = "checkpoint-";
 const UNFINISHED: &str = "unfinished-checkpoint";
+
+/// Whether a folder is called as one that a run saves; others are somebody else's.
+fn is_ours(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let tasks = name.strip_prefix(TASKS).and_then(|of| of.rsplit_once('-'));
+    name == UNFINISHED
+        || name.strip_prefix(PREFIX).is_some_and(is_number)
+        || tasks.is_some_and(|(of, hash)| is_hash(hash) && (of == "held-out" || is_number(of)))
+}
 
 pub(crate) struct Loaded<M> {
     pub init: M,
@@ -194,9 +208,7 @@ impl Checkpoints {
         for entry in entries {
             let path = entry.map_err(Error::io(&self.folder))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let ours = [PREFIX, UNFINISHED, TASKS];
-            if path.is_dir() && !path.is_symlink() && ours.iter().any(|ours| name.starts_with(ours))
-            {
+            if path.is_dir() && !path.is_symlink() && is_ours(&name) {
                 fs::remove_dir_all(&path).map_err(Error::io(&path))?;
             }
         }
@@ -220,6 +232,11 @@ impl Checkpoints {
     pub fn with_task_steps(mut self, every: usize) -> Self {
         self.every_task_steps = every;
         self
+    }
+
+    /// Whether tasks are saved, too.
+    pub(crate) fn keeps_tasks(&self) -> bool {
+        self.every_task_steps > 0
     }
 
     /// Where the tasks of a meta-batch, or of an evaluation, are saved while they are trained.

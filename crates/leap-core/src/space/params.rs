@@ -333,6 +333,16 @@ impl ParamVector {
         self.map(|_| space.join(parts))
     }
 
+    /// The vector with each parameter's values multiplied by its factor, in the order of [`ParamSpace::params`].
+    #[expect(
+        clippy::expect_used,
+        reason = "the factors are learning rates of the same space's parameters"
+    )]
+    pub(crate) fn scaled(self, factors: &[f64]) -> Self {
+        let mut factors = factors.iter();
+        self.map_params(|tensor| tensor * *factors.next().expect("a factor for each parameter"))
+    }
+
     /// The vector times a scalar on the device, of shape `[1]`.
     pub fn scale(self, factor: &Tensor<1>) -> Self {
         match self.space.stack {

@@ -47,16 +47,29 @@ pub type PlanePath = Vec<[f64; 2]>;
 /// principal components, in the units of parameter space, and the share of the points' variance that the
 /// plane holds.
 ///
-/// The first path's first point is the origin.
+/// The first path's first point is the origin. A path that diverged, with a point that is not finite, is left out: it has no
+/// points in the plane.
 ///
 /// # Errors
 /// [`Error::InvalidSetting`] without points, [`Error::ReadBack`] if a device does not deliver them.
 pub fn project_paths(paths: &[PathTrace]) -> Result<(Vec<PlanePath>, f64), Error> {
-    let points: Vec<Tensor<1>> = paths
-        .iter()
-        .flat_map(|path| &path.points)
-        .map(|point| point.values().clone())
-        .collect();
+    let squares = paths.iter().map(|path| {
+        let each = path.points.iter().map(|point| point.dot(point));
+        let each = Vec::from_iter(each);
+        match each.is_empty() {
+            true => Ok(0.0),
+            false => Ok(read_back(Tensor::cat(each, 0).sum())?.iter().sum()),
+        }
+    });
+    let squares = squares.collect::<Result<Vec<f64>, Error>>()?;
+    let is_finite = squares.iter().map(|square| square.is_finite());
+    let shown = paths.iter().zip(is_finite);
+    let shown = Vec::from_iter(shown.map(|(path, is_finite)| match is_finite {
+        true => &path.points[..],
+        false => &[],
+    }));
+    let points = shown.iter().copied().flatten();
+    let points = Vec::from_iter(points.map(|point| point.values().clone()));
     let count = points.len();
     if count == 0 {
         return Err(Error::InvalidSetting("there is no path to look at".into()));
@@ -80,15 +93,15 @@ pub fn project_paths(paths: &[PathTrace]) -> Result<(Vec<PlanePath>, f64), Error
         None => 0.0,
     };
     let mut next = 0..count;
-    let plane = paths
+    let plane = shown
         .iter()
-        .map(|path| {
-            let points = next.by_ref().take(path.points.len());
+        .map(|points| {
+            let points = next.by_ref().take(points.len());
             points
                 .map(|i| [at(i, 0) - at(0, 0), at(i, 1) - at(0, 1)])
                 .collect()
         })
         .collect();
-    let shown: f64 = axes.iter().map(|(value, _)| value).sum();
-    Ok((plane, if total > 0.0 { shown / total } else { 1.0 }))
+    let held: f64 = axes.iter().map(|(value, _)| value).sum();
+    Ok((plane, if total > 0.0 { held / total } else { 1.0 }))
 }

@@ -123,8 +123,32 @@ impl LearningCurve {
         })
     }
 
-    /// The mean curve of several tasks, as long as the shortest of them.
+    /// The same curve with entries that stand for as many steps as `stride`, if that is more.
+    pub(crate) fn coarser(&self, stride: usize) -> LearningCurve {
+        let factor = (stride / self.stride.max(1)).max(1);
+        let means = |values: &[f64]| {
+            let each = values.chunks(factor);
+            each.filter_map(|entries| mean(entries.iter().copied()))
+                .collect()
+        };
+        fn last<T: Copy>(values: &[T], factor: usize) -> Vec<T> {
+            let each = values.chunks(factor);
+            each.filter_map(|entries| entries.last().copied()).collect()
+        }
+        LearningCurve {
+            loss: means(&self.loss),
+            accuracy: means(&self.accuracy),
+            score: last(&self.score, factor),
+            length: last(&self.length, factor),
+            stride: self.stride * factor,
+        }
+    }
+
+    /// The mean curve of several tasks, as long as the shortest of them, with the largest stride.
     pub fn mean<'a>(curves: impl Iterator<Item = &'a LearningCurve> + Clone) -> LearningCurve {
+        let stride = curves.clone().map(|c| c.stride).max().unwrap_or(1);
+        let curves = Vec::from_iter(curves.map(|curve| curve.coarser(stride)));
+        let curves = curves.iter();
         let over = |pick: fn(&LearningCurve) -> &[f64]| {
             let steps = curves.clone().map(|c| pick(c).len()).min().unwrap_or(0);
             (0..steps)
@@ -139,7 +163,7 @@ impl LearningCurve {
                 .map(|step| mean(curves.clone().filter_map(|c| c.score[step])))
                 .collect(),
             length: over(|c| &c.length),
-            stride: curves.clone().map(|c| c.stride).max().unwrap_or(1),
+            stride,
         }
     }
 }
@@ -314,6 +338,23 @@ mod tests {
         assert_eq!(curve.steps_to_score(1000.0), Some(16 * 64 - 1));
         let exact = (0..steps).map(loss).sum::<f64>() / steps as f64;
         assert!((curve.mean_loss() - exact).abs() < 1e-6);
+    }
+
+    #[test]
+    fn curves_of_several_strides_are_averaged_step_by_step() {
+        let line = |steps: usize| {
+            let mut log = CurveLog::default();
+            (0..steps).for_each(|step| log.push(step as f64, None, Some(Some(step as f64)), None));
+            log.finish()
+        };
+        let curves = [line(20_000), line(10_000)];
+        assert_eq!(curves.each_ref().map(|curve| curve.stride), [2, 1]);
+        let mean = LearningCurve::mean(curves.iter());
+        assert_eq!((mean.stride, mean.loss.len()), (2, 5_000));
+        for entry in [0, 1, 4_999] {
+            assert_eq!(mean.loss[entry], 2.0 * entry as f64 + 0.5);
+            assert_eq!(mean.score[entry], Some(2.0 * entry as f64 + 1.0));
+        }
     }
 
     #[test]

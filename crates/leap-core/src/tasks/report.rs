@@ -168,12 +168,17 @@ impl Report {
     pub fn compare(&mut self, scratch: &Report) {
         for task in &mut self.tasks {
             let kept = |t: &&TaskReport| t.index == task.index && t.left_out.is_none();
-            let goal = scratch.tasks.iter().find(kept).and_then(|t| t.curve.end());
+            let scratch = scratch.tasks.iter().find(kept).map(|t| &t.curve);
+            // A goal is a mean over entries, which must be of as many steps in both.
+            let goal = scratch.and_then(|scratch| {
+                let stride = scratch.stride.max(task.curve.stride);
+                Some((scratch.coarser(stride).end()?, stride))
+            });
             task.to_scratch = goal
                 .filter(|_| task.left_out.is_none())
-                .map(|goal| ToScratch {
+                .map(|(goal, stride)| ToScratch {
                     goal,
-                    reached: task.curve.reach(goal),
+                    reached: task.curve.coarser(stride).reach(goal),
                 });
         }
     }

@@ -6,6 +6,7 @@ use rand::Rng;
 
 use crate::error::TaskError;
 use crate::seed::{TaskRng, TaskSeed};
+use crate::space::copy::ids;
 use crate::tasks::task::{HeldOut, StepLoss, Task, TaskContext, TaskSet};
 
 /// The stream of a task's seed that says whose turn it is.
@@ -27,7 +28,8 @@ const TURNS: u64 = 3;
 /// # }
 /// ```
 ///
-/// The tasks share all of the model: none may have a part of its own ([`Task::start`]).
+/// The tasks share all of the model: one with a part of its own ([`Task::start`]) is an error. Tasks that each know
+/// [how long](Task::steps) they are make a path of as many steps together.
 #[derive(Clone, Debug)]
 pub struct Sequential<S> {
     tasks: S,
@@ -35,12 +37,16 @@ pub struct Sequential<S> {
     in_turn: bool,
 }
 
+/// Tasks of a path, at most.
+const MOST: usize = 1 << 20;
+
 impl<S> Sequential<S> {
-    /// So many of `tasks` in each path, at least one, drawn anew each time: all of them before one is there twice.
+    /// So many of `tasks` in each path, at least one and 2²⁰ at most, drawn anew each time: all of them before one is there
+    /// twice.
     pub fn new(tasks: S, together: usize) -> Self {
         Self {
             tasks,
-            together: together.max(1),
+            together: together.clamp(1, MOST),
             in_turn: false,
         }
     }
@@ -65,9 +71,13 @@ impl<M: Module, S: TaskSet<M>> TaskSet<M> for Sequential<S> {
         format!("tasks in {order}")
     }
 
+    fn fingerprint(&self) -> u64 {
+        self.tasks.fingerprint()
+    }
+
     fn task(&self, _index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
         let mut rng = context.seed.rng(TURNS);
-        let mut picks = Vec::with_capacity(self.together);
+        let mut picks = Vec::new();
         while picks.len() < self.together && !self.tasks.is_empty() {
             let count = self.tasks.len().min(self.together - picks.len());
             picks.extend(rand::seq::index::sample(&mut rng, self.tasks.len(), count));
@@ -109,9 +119,50 @@ impl<T> SequentialTask<T> {
         };
         &mut self.tasks[place]
     }
+
+    /// The mean of the tasks' scores; nothing where each has a model of its own.
+    fn mean(
+        &mut self,
+        score: impl FnMut(&mut T) -> Result<Option<HeldOut>, TaskError>,
+    ) -> Result<Option<HeldOut>, TaskError> {
+        if self.turn.is_some() {
+            return Ok(None);
+        }
+        let scores = self.tasks.iter_mut().map(score);
+        let scores = scores.collect::<Result<Option<Vec<HeldOut>>, _>>()?;
+        let Some(scores) = scores.filter(|scores| !scores.is_empty()) else {
+            return Ok(None);
+        };
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let accuracies = scores.iter().map(|score| score.accuracy);
+        Ok(Some(HeldOut {
+            loss: mean(scores.iter().map(|score| score.loss).collect()),
+            accuracy: accuracies.collect::<Option<Vec<f64>>>().map(mean),
+        }))
+    }
 }
 
 impl<M: Module, T: Task<M>> Task<M> for SequentialTask<T> {
+    fn start(&mut self, init: M) -> Result<M, TaskError> {
+        let shared = ids(&init);
+        self.tasks.iter_mut().try_fold(init, |model, task| {
+            let model = task.start(model)?;
+            match ids(&model) == shared {
+                true => Ok(model),
+                false => Err("tasks of one path must share all of the model".into()),
+            }
+        })
+    }
+
+    fn steps(&self) -> Option<usize> {
+        let steps = self.tasks.iter().map(Task::<M>::steps);
+        steps.sum()
+    }
+
+    fn validate(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
+        self.mean(|task| task.validate(model))
+    }
+
     fn loss(&mut self, model: &M) -> Result<StepLoss, TaskError> {
         self.next().loss(model)
     }
@@ -135,19 +186,6 @@ impl<M: Module, T: Task<M>> Task<M> for SequentialTask<T> {
 
     /// The mean over the tasks; nothing where each has a model of its own.
     fn held_out(&mut self, model: &M) -> Result<Option<HeldOut>, TaskError> {
-        if self.turn.is_some() {
-            return Ok(None);
-        }
-        let scores = self.tasks.iter_mut().map(|task| task.held_out(model));
-        let scores = scores.collect::<Result<Option<Vec<HeldOut>>, _>>()?;
-        let Some(scores) = scores.filter(|scores| !scores.is_empty()) else {
-            return Ok(None);
-        };
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-        let accuracies = scores.iter().map(|score| score.accuracy);
-        Ok(Some(HeldOut {
-            loss: mean(scores.iter().map(|score| score.loss).collect()),
-            accuracy: accuracies.collect::<Option<Vec<f64>>>().map(mean),
-        }))
+        self.mean(|task| task.held_out(model))
     }
 }

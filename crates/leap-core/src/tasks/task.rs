@@ -176,6 +176,12 @@ pub trait TaskSet<M: Module>: Sync {
         format!("task {index}")
     }
 
+    /// What tells this family from another whose tasks have the same names, such as a hash of its data and settings. Tasks
+    /// that were [saved](crate::Checkpoints::with_task_steps) while another was trained are not gone on with.
+    fn fingerprint(&self) -> u64 {
+        0
+    }
+
     /// Sets up task `index`, which is less than [`len`](TaskSet::len).
     ///
     /// # Errors
@@ -193,6 +199,10 @@ impl<M: Module, S: TaskSet<M> + ?Sized> TaskSet<M> for Box<S> {
 
     fn name(&self, index: usize) -> String {
         (**self).name(index)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        (**self).fingerprint()
     }
 
     fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {

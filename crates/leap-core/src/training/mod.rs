@@ -3,7 +3,7 @@
 pub(crate) mod attempt;
 pub(crate) mod inner;
 pub(crate) mod learner;
-mod probe;
+pub(crate) mod probe;
 pub(crate) mod run;
 mod seeded;
 pub(crate) mod statistics;

@@ -3,6 +3,7 @@
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
+use burn::tensor::Tensor;
 
 use crate::error::Error;
 use crate::space::copy::task_copy;
@@ -20,6 +21,7 @@ pub(super) fn probe<M: Module>(
     optimizer: &ModuleOptimizer,
     lr: &ModuleLrScheduler,
 ) -> Result<Vec<f64>, Error> {
+    let (fresh, mut unused) = (task_copy(model), optimizer.clone());
     let (mut model, mut optimizer) = (task_copy(model), optimizer.clone());
     let (mut rates, mut numbers) = (lr.clone(), Vec::new());
     let (id, path) = space.params().next().ok_or(Error::NothingShared)?;
@@ -38,5 +40,40 @@ pub(super) fn probe<M: Module>(
             numbers.extend(read_back(moved.dot(&moved).sqrt())?);
         }
     }
+    // Without gradients, what is left is weight decay, which moves little beside them.
+    let before = space.point(&fresh)?;
+    let nothing = before.clone().map(|values| values.zeros_like());
+    let model = unused.step(lr.clone().step(), fresh, nothing.into_gradients());
+    let moved = space.point(&model)? - before;
+    numbers.extend(read_back(moved.dot(&moved).sqrt())?);
     Ok(numbers)
+}
+
+/// Whether an optimizer's steps are minus the gradient times the learning rate.
+pub(crate) fn is_plain_sgd<M: Module>(
+    space: &Arc<ParamSpace>,
+    model: &M,
+    optimizer: &ModuleOptimizer,
+    lr: &ModuleLrScheduler,
+) -> Result<bool, Error> {
+    let (mut model, mut optimizer) = (task_copy(model), optimizer.clone());
+    let mut lr = lr.clone();
+    let mut norms = Vec::new();
+    for size in [1.0, 1000.0, 1.0] {
+        let rate = lr.step();
+        let before = space.point(&model)?;
+        let gradient = before.clone().map(|values| values.ones_like() * size);
+        let rates = space
+            .params()
+            .map(|(id, path)| rate.lr_from_param(id, Some(path)));
+        let expected = gradient.clone().scaled(&Vec::from_iter(rates));
+        model = optimizer.step(rate, model, gradient.into_gradients());
+        let moved = space.point(&model)? - before.clone();
+        let rest = moved + expected.clone();
+        norms.extend([&rest, &expected, &before].map(|v| v.dot(v).sqrt()));
+    }
+    let norms = read_back(Tensor::cat(norms, 0))?;
+    // With a learning rate that is not finite nothing can be said.
+    let differs = |norms: &[f64]| norms[0] > 1e-3 * norms[1] + 1e-6 * norms[2];
+    Ok(!norms.chunks_exact(3).any(differs))
 }

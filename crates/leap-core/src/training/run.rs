@@ -30,6 +30,8 @@ use crate::training::trainer::MetaTrainer;
 
 /// Steps whose learning rates tell one schedule from another.
 const LOOKED_AT: usize = 1000;
+/// Tasks in a meta-batch, at most.
+const LARGEST_META_BATCH: usize = 1 << 20;
 
 /// Meta-training under way.
 pub struct MetaRun<M: Module, L> {
@@ -147,7 +149,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
             return Ok((first..first + size).map(|i| i % len).collect());
         }
         let mut rng = self.seed(Purpose::Sampling, 0).rng(0);
-        let mut picks = Vec::with_capacity(size);
+        let mut picks = Vec::new();
         while picks.len() < size {
             let count = len.min(size - picks.len());
             picks.extend(rand::seq::index::sample(&mut rng, len, count));
@@ -180,27 +182,15 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         let start = Instant::now();
         let trainer = &self.trainer;
         let folder = match &trainer.checkpoints {
-            None => None,
-            Some(checkpoints) => {
+            Some(checkpoints) if checkpoints.keeps_tasks() => {
                 let name = match purpose {
                     Purpose::HeldOut => "held-out".to_string(),
                     _ => format!("{:08}", self.meta_step),
                 };
-                // Optimizers do not tell what they are, but learning rates do.
-                let (id, path) = self.space.params().next().ok_or(Error::NothingShared)?;
-                let inner = trainer.inner(purpose);
-                let (steps, stopping) = (inner.steps, inner.stopping);
-                let mut schedule = inner.lr(steps)?;
-                let rates = (0..steps.min(LOOKED_AT)).map(|_| schedule.step());
-                let rates = rates.map(|rate| rate.lr_from_param(id, Some(path)));
-                let lr = digest(&Vec::from_iter(rates));
-                let (seed, batch) = (trainer.seed, trainer.meta_batch_size);
-                let (learner, statistics) = (&trainer.learner, trainer.statistics);
-                let how = format!(
-                    "{learner:?}, seed {seed}, {batch} x {steps}, learning rates {lr:x}, {statistics:?}, {stopping:?}"
-                );
+                let how = self.how(purpose, tasks)?;
                 checkpoints.tasks(&name, &how, &self.space, &self.init)?
             }
+            _ => None,
         };
         let (rank, size) = lanes.cluster().map_or((0, 1), |c| (c.rank(), c.size()));
         let share = picks.iter().copied().enumerate();
@@ -246,6 +236,29 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
             seconds: start.elapsed().as_secs_f64(),
         };
         Ok((report, meta, folder))
+    }
+
+    /// All that decides how tasks of an initialization are trained: those that were saved otherwise are not gone on with.
+    fn how<S: TaskSet<M>>(&self, purpose: Purpose, tasks: &S) -> Result<String, Error> {
+        let trainer = &self.trainer;
+        let inner = trainer.inner(purpose);
+        let (steps, stopping) = (inner.steps, inner.stopping);
+        let (id, path) = self.space.params().next().ok_or(Error::NothingShared)?;
+        let mut schedule = inner.lr(steps)?;
+        let rates = (0..steps.min(LOOKED_AT)).map(|_| schedule.step());
+        let rates = rates.map(|rate| rate.lr_from_param(id, Some(path)));
+        let lr = digest(&Vec::from_iter(rates));
+        let all = ParamSpace::new(&self.init, &ParamGroup::all())?;
+        let moves = probe(&all, &self.init, &inner.optimizer, &inner.lr(steps)?)?;
+        // The same on devices that round differently, as a task may go on elsewhere.
+        let moves = Vec::from_iter(moves.iter().map(|moved| format!("{moved:.2e}")));
+        let (seed, batch) = (trainer.seed, trainer.meta_batch_size);
+        let (learner, statistics) = (&trainer.learner, trainer.statistics);
+        let (len, fingerprint) = (tasks.len(), tasks.fingerprint());
+        Ok(format!(
+            "{learner:?}, seed {seed}, {batch} x {steps}, learning rates {lr:x}, {statistics:?}, {stopping:?}, optimizer \
+             {moves:?}, {len} tasks {fingerprint:x}"
+        ))
     }
 
     /// Does `work` for the picked tasks, with their places in the meta-batch, so many at once, on the lanes; the results come
@@ -302,6 +315,12 @@ impl<L: Clone> MetaTrainer<L> {
                 "a meta-batch needs at least one task".into(),
             ));
         }
+        if self.meta_batch_size > LARGEST_META_BATCH {
+            return Err(Error::InvalidSetting(format!(
+                "a meta-batch of {} tasks; {LARGEST_META_BATCH} is the most",
+                self.meta_batch_size
+            )));
+        }
         if self.inner.steps == 0 || self.held_out_steps() == 0 {
             return Err(Error::InvalidSetting(
                 "a task needs at least one step".into(),
@@ -339,10 +358,11 @@ impl<L: Clone> MetaTrainer<L> {
             meta_batch_size: self.meta_batch_size,
             task_steps: self.inner.steps,
             in_turn: self.in_turn,
+            // What a check says depends on the statistics.
             stopping: self
                 .inner
                 .stopping
-                .map_or(String::new(), |s| format!("{s:?}")),
+                .map_or(String::new(), |s| format!("{s:?}, {:?}", self.statistics)),
             task_optimizer: probe(&all, init, &self.inner.optimizer, &lr)?,
             meta_optimizer: probe(space, init, &self.meta_optimizer, &self.meta_lr)?,
             shared: space.paths().map(String::from).collect(),
@@ -445,6 +465,11 @@ impl<L: Clone> MetaTrainer<L> {
     where
         L: MetaLearner<M>,
     {
+        if tasks.is_empty() {
+            return Err(Error::InvalidSetting(
+                "there are no tasks to evaluate".into(),
+            ));
+        }
         let run = self.begin(init.clone())?;
         let picks = Vec::from_iter(0..tasks.len());
         let (report, _, folder) = run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes, keep)?;

@@ -16,7 +16,7 @@ use crate::training::statistics::Statistics;
 /// The learning curve and the path are of all steps that were taken, those after the best check too.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub struct EarlyStopping {
-    /// Training steps from one check to the next.
+    /// Training steps from one check to the next; a task of fewer steps is not checked.
     #[config(default = 1)]
     pub every: usize,
     /// Checks in a row that are no better than the best, after which training ends; the Multi-CV experiment of the

@@ -254,6 +254,7 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         while meta.meta_step() < meta_steps {
             let report = match meta.step(tasks, &self.lanes) {
                 Err(leap_core::Error::Interrupted) => {
+                    metrics.flush()?;
                     meta.save_checkpoint()?;
                     return Err(Error::Interrupted);
                 }
@@ -289,12 +290,14 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             self.progress.tell(message);
             let is_stopped = self.sweep.stop.load(Ordering::Relaxed);
             if is_stopped || (self.sweep.every > 0 && step.is_multiple_of(self.sweep.every)) {
+                metrics.flush()?;
                 meta.save_checkpoint()?;
             }
             if is_stopped {
                 return Err(Error::Interrupted);
             }
         }
+        metrics.flush()?;
         meta.save_checkpoint()?;
         Ok(finish(meta.into_init()))
     }

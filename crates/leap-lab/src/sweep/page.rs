@@ -21,7 +21,7 @@ pub(super) struct Page<'a> {
 impl Page<'_> {
     /// `results.json`, `results.csv`, figures and `report.html`, of what is done so far.
     pub fn write(&self, is_last: bool) -> Result<(), Error> {
-        let done = results::read_all(self.sweep, self.folder)?;
+        let (done, _) = results::read_all(self.sweep, self.folder)?;
         let rows: Vec<Row> = done.iter().map(|d| Row::of(&d.run, &d.summary)).collect();
         self.folder.write_json("results.json", &rows)?;
         self.folder.write("results.csv", tables::csv(&rows)?)?;

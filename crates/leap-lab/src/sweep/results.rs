@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::folder::RunFolder;
+use crate::folder::{CONFIG, FOLDER, RunFolder, differences};
 use crate::sweep::plan::Sweep;
 use crate::sweep::run::{Run, number};
 use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
@@ -150,17 +150,34 @@ pub(super) fn curves(report: &Report) -> Vec<(&'static str, Vec<(f64, f64)>)> {
 }
 
 /// All runs in a sweep's folder that are done, methods in the order of the sweep, others by name.
-/// Runs of another number of meta-steps are no part of it.
-pub(super) fn read_all(sweep: &Sweep, folder: &RunFolder) -> Result<Vec<RunResult>, Error> {
-    let (mut done, mut shorter) = (BTreeMap::new(), Vec::new());
+/// Runs of another number of meta-steps are no part of it. What is left out, and why, comes back too.
+pub(super) fn read_all(
+    sweep: &Sweep,
+    folder: &RunFolder,
+) -> Result<(Vec<RunResult>, Vec<String>), Error> {
+    let (mut done, mut shorter, mut left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
     let path = folder.path();
+    let experiment = folder.read_json::<Value>(CONFIG)?.unwrap_or_default();
     for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
         let name = entry.map_err(Error::io(path))?.file_name();
         let Some(name) = name.to_str() else {
             continue;
         };
-        let Some(result) = read(folder, name)? else {
-            continue;
+        let result = match read(folder, &experiment, name) {
+            Ok(Found::Done(result)) => *result,
+            Ok(Found::Nothing) => continue,
+            Ok(Found::Other(changes)) => {
+                left_out.push(format!(
+                    "{name} is left out of the report, as it is of another experiment: {changes}"
+                ));
+                continue;
+            }
+            // The others are whole.
+            Err(error @ Error::Damaged { .. }) => {
+                left_out.push(format!("{name} is left out of the report: {error}"));
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         let run = &result.run;
         if run.is_trained() && result.summary.meta_steps != sweep.meta_steps {
@@ -179,30 +196,48 @@ pub(super) fn read_all(sweep: &Sweep, folder: &RunFolder) -> Result<Vec<RunResul
     }
     if !shorter.is_empty() {
         let (names, meta_steps) = (shorter.join(", "), sweep.meta_steps);
-        log::info!("not of {meta_steps} meta-steps, and left out of the report: {names}");
+        left_out.push(format!(
+            "not of {meta_steps} meta-steps, and left out of the report: {names}"
+        ));
     }
-    Ok(done.into_values().collect())
+    Ok((done.into_values().collect(), left_out))
 }
 
-/// A run's folder, if it is one whose run is done.
-fn read(experiment: &RunFolder, name: &str) -> Result<Option<RunResult>, Error> {
-    let folder = experiment.below(name);
+/// What is in a folder below an experiment's.
+enum Found {
+    Done(Box<RunResult>),
+    /// No run of ours, or one that is not done.
+    Nothing,
+    /// A run of another experiment, and what is other.
+    Other(String),
+}
+
+/// A run's folder, if it is one whose run is done: a copy of somebody's is none, nor is that of another experiment.
+fn read(folder: &RunFolder, experiment: &Value, name: &str) -> Result<Found, Error> {
+    let folder = folder.below(name);
     // Folders of somebody else's are none.
-    let Ok(Some(config)) = folder.read_json::<Value>("config.json") else {
-        return Ok(None);
+    let Ok(Some(config)) = folder.read_json::<Value>(CONFIG) else {
+        return Ok(Found::Nothing);
     };
     let Ok(run) = serde_json::from_value::<Run>(config["run"].clone()) else {
-        return Ok(None);
+        return Ok(Found::Nothing);
     };
+    if run.name() != name || config[FOLDER].as_str().is_some_and(|of| of != name) {
+        return Ok(Found::Nothing);
+    }
     let Some(summary) = folder.read_json::<RunSummary>("summary.json")? else {
-        return Ok(None);
+        return Ok(Found::Nothing);
     };
+    let changes = differences(&config["experiment"], experiment);
+    if !changes.is_empty() {
+        return Ok(Found::Other(changes.join("; ")));
+    }
     let held_out = folder.read_json("held_out.json")?;
     let missing = || Error::damaged(folder.join("held_out.json"), "it is missing");
     // There are more of them where the run has been gone on with, and not to its end.
     let mut meta_steps = JsonLines::read(&folder)?;
     meta_steps.retain(|metrics| metrics.meta_step <= summary.meta_steps);
-    Ok(Some(RunResult {
+    Ok(Found::Done(Box::new(RunResult {
         run,
         summary,
         held_out: held_out.ok_or_else(missing)?,
@@ -211,5 +246,5 @@ fn read(experiment: &RunFolder, name: &str) -> Result<Option<RunResult>, Error> 
             std::fs::read_to_string(folder.join("paths.svg")).ok(),
             std::fs::read(folder.join("episode.gif")).ok(),
         ),
-    }))
+    })))
 }

@@ -49,7 +49,10 @@ impl Sweep {
         let failures = running.run_all();
         let failures = Vec::from_iter(failures.into_iter().map(|failure| failure.told()));
         running.page().write(true)?;
-        let results = results::read_all(self, &running.folder)?;
+        let (results, left_out) = results::read_all(self, &running.folder)?;
+        left_out
+            .iter()
+            .for_each(|left_out| log::warn!("{left_out}"));
         let is_interrupted = running.interrupted.load(Ordering::Relaxed);
         drop(running);
         match failures.is_empty() {
@@ -106,8 +109,18 @@ impl Failure {
     }
 }
 
+/// The initialization in a run's folder.
+const INIT: &str = "init.safetensors";
+/// Characters in the name of a run's folder, at most.
+const LONGEST_NAME: usize = 200;
+
 /// Names become those of files and of columns.
-fn check_names(sweep: &Sweep) -> Result<(), Error> {
+fn check_names(sweep: &Sweep, runs: &[Run]) -> Result<(), Error> {
+    if let Some(run) = runs.iter().find(|run| run.name().len() > LONGEST_NAME) {
+        let name = run.name();
+        let wrong = "is too long for the name of a folder: choose other values";
+        return Err(Error::Setting(format!("{name} {wrong}")));
+    }
     let settings = || {
         let searched = sweep.search.iter().map(|search| &search.name);
         sweep.settings.iter().map(|(name, _)| name).chain(searched)
@@ -155,7 +168,7 @@ fn check<E: Experiment>(
     if let Some((name, _)) = sweep.settings.iter().find(|(_, values)| values.is_empty()) {
         return setting(&format!("{name} must have at least one value"));
     }
-    check_names(sweep)?;
+    check_names(sweep, runs)?;
     let model = |run| drawn(run, home, || experiment.model(run, home));
     let values = || -> Result<Vec<f64>, Error> {
         let model = model(&runs[0])?;
@@ -258,6 +271,7 @@ impl<'a, E: Experiment> Running<'a, E> {
                 "name": search.name,
                 "values": search.values,
                 "meta_steps": search.meta_steps,
+                "seed": sweep.seeds.first(),
             });
         }
         if sweep.every_task_steps > 0 {
@@ -312,7 +326,10 @@ impl<'a, E: Experiment> Running<'a, E> {
             }
             true => {}
         }
-        let found = results::read_all(&sweep, &searching.folder)?;
+        let (found, left_out) = results::read_all(&sweep, &searching.folder)?;
+        left_out
+            .iter()
+            .for_each(|left_out| log::warn!("{left_out}"));
         say(&tables::text(&found, sweep.target));
         for run in self.runs.iter_mut().filter(|run| run.is_trained()) {
             let tried = found.iter().filter(|result| {
@@ -403,7 +420,9 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         let folder = self.folder_of(run)?;
         if let Some(done) = folder.read_json::<RunSummary>("summary.json")? {
-            if done.meta_steps == self.sweep.meta_steps {
+            let is_there = |name: &str| folder.join(name).exists();
+            let is_whole = folder.read_json::<Report>("held_out.json")?.is_some() && is_there(INIT);
+            if done.meta_steps == self.sweep.meta_steps && is_whole {
                 self.skip(run, &done)?;
                 return Ok((done, false));
             }
@@ -413,7 +432,9 @@ impl<'a, E: Experiment> Running<'a, E> {
         }
         let session = self.session(run, folder)?;
         let init = self.experiment.meta_train(&session)?;
-        session.save(&init, "init.safetensors")?;
+        // What is written from here on is of other meta-steps than an earlier summary.
+        session.folder.remove("summary.json")?;
+        session.save(&init, INIT)?;
         let (_, scratch) = self.scratch(&self.sweep.scratch(run.seed))?;
         let (summary, _) = self.evaluate(&session, &init, self.sweep.meta_steps, Some(&scratch))?;
         Ok((summary, true))
@@ -437,7 +458,7 @@ impl<'a, E: Experiment> Running<'a, E> {
             _ => {
                 let session = self.session(run, folder)?;
                 let init = session.scratch()?;
-                session.save(&init, "init.safetensors")?;
+                session.save(&init, INIT)?;
                 self.evaluate(&session, &init, 0, None)?
             }
         };

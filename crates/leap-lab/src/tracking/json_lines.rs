@@ -57,6 +57,13 @@ impl JsonLines {
         let all = Self::read(folder)?;
         let kept: Vec<&MetaStepMetrics> =
             all.iter().filter(|m| m.meta_step <= meta_steps).collect();
+        if kept.len() < meta_steps {
+            log::warn!(
+                "{} has {} of {meta_steps} meta-steps: curves and seconds are without the others",
+                folder.join(NAME).display(),
+                kept.len()
+            );
+        }
         if folder.join(NAME).exists() {
             let mut text = String::new();
             for metrics in kept {
@@ -76,6 +83,11 @@ impl JsonLines {
         let by_step = lines.into_iter().map(|line| (line.meta_step, line));
         let by_step: std::collections::BTreeMap<_, _> = by_step.collect();
         Ok(by_step.into_values().collect())
+    }
+
+    /// Has what was written on the disk, before a checkpoint that is.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.file.sync_data().map_err(Error::io(&self.path))
     }
 
     pub fn write(&mut self, metrics: &MetaStepMetrics) -> Result<(), Error> {

@@ -3,6 +3,8 @@
 use burn::config::Config;
 use rand::Rng;
 
+use crate::error::DataError;
+
 /// A random affine change of an image, with the distribution of the authors' code (torchvision's
 /// `RandomAffine` on PIL images, nearest neighbour).
 ///
@@ -21,6 +23,20 @@ pub struct RandomAffine {
 }
 
 impl RandomAffine {
+    /// That the settings say something.
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        let is_range = |[low, high]: [f64; 2]| low.is_finite() && high.is_finite() && low <= high;
+        let wrong = match () {
+            () if !is_range(self.degrees) => "degrees: a range from a low number to a high one",
+            () if !is_range(self.scale) || self.scale[0] <= 0.0 => {
+                "scale: a range from a low number above 0 to a high one"
+            }
+            () if !(0.0..=1.0).contains(&self.shift) => "shift: a share in [0, 1]",
+            () => return Ok(()),
+        };
+        Err(DataError::new("augmentation", wrong))
+    }
+
     /// Appends the changed `image`, planes of `height` rows of `width` pixels, to `out`, as the numbers that each plane's
     /// bytes stand for.
     pub(super) fn apply(

@@ -39,9 +39,10 @@ impl Images {
     /// No images yet, of shape `[channels, height, width]`, whose classes have names.
     ///
     /// # Errors
-    /// [`DataError`] if a size is 0 or there are neither 1 nor 3 channels.
+    /// [`DataError`] if a size is 0, or all are too large, or there are neither 1 nor 3 channels.
     pub fn new(shape: [usize; 3], classes: Vec<String>) -> Result<Self, DataError> {
-        if shape.contains(&0) || ![1, 3].contains(&shape[0]) {
+        let bytes = shape.iter().try_fold(1_usize, |a, b| a.checked_mul(*b));
+        if bytes.is_none_or(|bytes| bytes == 0 || bytes > LARGEST) || ![1, 3].contains(&shape[0]) {
             let reason = format!("images cannot be of shape {shape:?}: channels, height, width");
             return Err(DataError::new("images", reason));
         }

@@ -6,6 +6,7 @@ use burn::config::Config;
 use burn::tensor::Tensor;
 use leap_core::{Predict, TaskContext, TaskError, TaskSet};
 
+use crate::digest::fingerprint;
 use crate::error::DataError;
 
 use super::augment::RandomAffine;
@@ -57,6 +58,8 @@ pub struct DataSetTasks {
 #[derive(Clone, Debug)]
 struct Split {
     name: String,
+    /// Of its images.
+    digest: String,
     classes: usize,
     /// The images to train on and those for the test; or one for all.
     sources: Vec<Source>,
@@ -69,13 +72,15 @@ impl DataSetTasksConfig {
     /// Tasks of these data sets.
     ///
     /// # Errors
-    /// [`DataError`] if images are of several shapes, or none are left to train on.
+    /// [`DataError`] if images are of several shapes, a data set's images for the test are of other classes, or none are left
+    /// to train on.
     pub fn init(&self, sets: impl IntoIterator<Item = DataSet>) -> Result<DataSetTasks, DataError> {
         let wrong = |place: &str, reason: String| Err(DataError::new(place, reason));
         let is_share = |share: f64| (0.0..1.0).contains(&share);
         if self.batch_size == 0 || self.epochs.is_some_and(|n| !n.is_finite() || n <= 0.0) {
             return wrong("data sets", "batch_size and epochs must be above 0".into());
         }
+        self.augment.as_ref().map_or(Ok(()), RandomAffine::check)?;
         if !is_share(self.validation) || !is_share(self.held_out) {
             return wrong("data sets", "shares must be in [0, 1)".into());
         }
@@ -88,6 +93,12 @@ impl DataSetTasksConfig {
                 return wrong(&set.name, reason);
             }
             let name = set.name.clone();
+            if let Some(test) = &set.test
+                && (test.shape() != this || test.classes() != set.train.classes())
+            {
+                let reason = "images for the test are of another shape, or of other classes";
+                return wrong(&name, reason.into());
+            }
             let split = self.split(set);
             if split.train.is_empty() || split.classes < 2 {
                 return wrong(
@@ -104,7 +115,8 @@ impl DataSetTasksConfig {
     }
 
     fn split(&self, set: DataSet) -> Split {
-        let (name, has_test) = (set.name, set.test.is_some());
+        let (digest, has_test) = (set.digest(), set.test.is_some());
+        let name = set.name;
         let classes = set.train.classes().len();
         let (mut train, mut validation, mut held_out) = (Vec::new(), Vec::new(), Vec::new());
         let pick = |source: usize, image: usize, class: usize| Pick {
@@ -140,6 +152,7 @@ impl DataSetTasksConfig {
         };
         Split {
             name,
+            digest,
             classes,
             sources: [Some(set.train), set.test]
                 .into_iter()
@@ -169,6 +182,11 @@ impl DataSetTasks {
         self.sets.iter().map(|set| set.train.len())
     }
 
+    /// Number of images of each data set to validate on.
+    pub fn validation_images(&self) -> impl Iterator<Item = usize> {
+        self.sets.iter().map(|set| set.validation.len())
+    }
+
     /// The same tasks, so many times through their images.
     pub fn with_epochs(mut self, epochs: Option<f64>) -> Self {
         self.config.epochs = epochs;
@@ -188,6 +206,11 @@ impl DataSetTasks {
     /// and a head for each, of which a model has all outputs one behind the other. Each image's loss is that of its own head.
     pub fn mixed(&self) -> MixedDataSets {
         MixedDataSets(self.clone())
+    }
+
+    fn fingerprint_of_sets(&self) -> u64 {
+        let sets = self.sets.iter().map(|set| (&set.name, &set.digest));
+        fingerprint(0, (&self.config, Vec::from_iter(sets)))
     }
 
     /// Some of the data sets as one task, with a head for each.
@@ -251,6 +274,10 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for DataSetTasks {
         self.sets[index].name.clone()
     }
 
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint_of_sets()
+    }
+
     fn task(&self, index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {
         self.task_on(&[&self.sets[index]], self.config.epochs, context)
     }
@@ -269,6 +296,10 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for MixedDataSets {
 
     fn name(&self, _index: usize) -> String {
         format!("{} data sets mixed", self.0.sets.len())
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.0.fingerprint_of_sets()
     }
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {

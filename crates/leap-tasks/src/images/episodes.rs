@@ -1,5 +1,6 @@
 //! Few-shot episodes: some classes, some images of each.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use burn::config::Config;
@@ -7,6 +8,7 @@ use burn::tensor::Tensor;
 use leap_core::{Predict, TaskContext, TaskError, TaskSet};
 use rand::seq::SliceRandom;
 
+use crate::digest::fingerprint;
 use crate::error::DataError;
 
 use super::augment::RandomAffine;
@@ -52,6 +54,7 @@ pub struct Episodes {
     source: Source,
     /// Indices of the images of each class that tasks are made of.
     classes: Vec<Vec<usize>>,
+    fingerprint: u64,
 }
 
 impl EpisodesConfig {
@@ -59,7 +62,7 @@ impl EpisodesConfig {
     /// ([`Images::split_classes`], [`Images::find_classes`]).
     ///
     /// # Errors
-    /// [`DataError`] if there are not enough classes, or not enough images of one.
+    /// [`DataError`] if there are not enough classes, or not enough images of one, or if one is there twice.
     pub fn init(
         &self,
         images: impl Into<Arc<Images>>,
@@ -78,14 +81,22 @@ impl EpisodesConfig {
                 self.ways
             ));
         }
+        self.augment.as_ref().map_or(Ok(()), RandomAffine::check)?;
         let wanted = [least, self.queries, self.validation];
         let wanted = wanted.into_iter().fold(0, usize::saturating_add);
         let by_class = images.by_class();
         let mut lists = Vec::new();
+        let mut seen = HashSet::new();
         for &class in classes {
             let Some(list) = by_class.get(class) else {
                 return wrong(format!("there is no class {class}"));
             };
+            if !seen.insert(class) {
+                return wrong(format!(
+                    "the class {} is there twice",
+                    images.classes()[class]
+                ));
+            }
             if list.len() < wanted {
                 let (name, count) = (&images.classes()[class], list.len());
                 return wrong(format!(
@@ -96,6 +107,7 @@ impl EpisodesConfig {
         }
         Ok(Episodes {
             config: self.clone(),
+            fingerprint: fingerprint(images.digest(), (self, classes)),
             source: Source::new(images),
             classes: lists,
         })
@@ -112,6 +124,10 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for Episodes {
 
     fn name(&self, index: usize) -> String {
         format!("episode {index}")
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {

@@ -13,8 +13,20 @@ use super::load::{DataSet, Found};
 
 const IMAGES: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "ppm", "pgm", "pbm", "pnm"];
 /// Folders whose images are for training, and for the test.
-const TRAIN: [&str; 3] = ["train", "training", "notmnist_large"];
-const TEST: [&str; 3] = ["test", "testing", "notmnist_small"];
+const TRAIN: [&str; 5] = [
+    "train",
+    "training",
+    "train_set",
+    "training_set",
+    "notmnist_large",
+];
+const TEST: [&str; 5] = [
+    "test",
+    "testing",
+    "test_set",
+    "testing_set",
+    "notmnist_small",
+];
 /// For the test where there is no other; for training beside one.
 const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
 /// More than any photograph has, packed.
@@ -37,6 +49,9 @@ fn split(name: &str) -> (&str, &str) {
 fn open(files: &Files, name: &str, cut: Option<[u32; 4]>) -> Result<DynamicImage, String> {
     let bytes = files.read_at_most(name, LARGEST_FILE);
     let bytes = bytes.map_err(|e| e.to_string())?;
+    if is_cut_jpeg(&bytes) {
+        return Err("it is cut off".into());
+    }
     let mut reader = ImageReader::new(Cursor::new(bytes));
     let mut limits = Limits::default();
     limits.max_alloc = Some(LARGEST_IMAGE);
@@ -64,6 +79,26 @@ fn open(files: &Files, name: &str, cut: Option<[u32; 4]>) -> Result<DynamicImage
             image.crop_imm(left, top, right - left + 1, bottom - top + 1)
         }
     })
+}
+
+/// Whether a JPEG ends before its end of image (ITU-T T.81, B.1.1.3), which its decoder does not mind.
+fn is_cut_jpeg(bytes: &[u8]) -> bool {
+    let Some(mut rest) = bytes.strip_prefix(&[0xff, 0xd8]) else {
+        return false;
+    };
+    // Segments up to the first scan; those before it may hold a small picture, with an end of its own.
+    while let [0xff, marker, high, low, ..] = *rest {
+        if marker == 0xda {
+            return !rest.windows(2).any(|pair| pair == [0xff, 0xd9]);
+        }
+        let length = match marker {
+            0xff => 1, // A fill byte.
+            0x01 | 0xd0..=0xd7 => 2,
+            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    rest.len() < 4
 }
 
 /// `CLASS/IMAGE`, with a folder for training and one for the test above the classes or without. Folders that all images
@@ -100,6 +135,22 @@ pub(super) fn read_classes(mut found: Found) -> Result<DataSet, DataError> {
     // A class may be called `test`: the folders say what they are for only where all of them do.
     let purposes = [&TRAIN[..], &TEST, &VALIDATION].concat();
     let says_all = names.iter().all(|name| says(name, &purposes));
+    if !says_all {
+        let classes_of = |what: &[&str]| {
+            let of = names.iter().filter(|name| says(name, what));
+            let classes = of.map(|name| below(name).split_off(1).join("/"));
+            classes
+                .filter(|class| !class.is_empty())
+                .collect::<BTreeSet<_>>()
+        };
+        let stray = names.iter().find(|name| !says(name, &purposes));
+        if !classes_of(&TRAIN).is_disjoint(&classes_of(&TEST))
+            && let Some(name) = stray
+        {
+            let wrong = "it lies beside folders for training and for the test, which have the classes: move it elsewhere";
+            return Err(files.wrong(name, wrong));
+        }
+    }
     let of = |name: &str| {
         let mut class = below(name);
         if says_all {
@@ -130,6 +181,23 @@ pub(super) fn read_classes(mut found: Found) -> Result<DataSet, DataError> {
             test.unwrap_or_default()
         );
         return wrong(reason);
+    }
+    if !train.is_empty() && !test.is_empty() {
+        let apart = Vec::from_iter(train.symmetric_difference(&test));
+        let mut by_letters = BTreeMap::new();
+        for class in &apart {
+            if let Some(other) = by_letters.insert(class.to_lowercase(), class) {
+                return wrong(format!(
+                    "one of the classes {other:?} and {class:?} is for training, and one for the test"
+                ));
+            }
+        }
+        if let Some(first) = apart.first() {
+            let (path, count) = (files.root().display(), apart.len());
+            log::warn!(
+                "{path}: {count} classes are for training alone or the test alone, such as {first:?}"
+            );
+        }
     }
     if let Some(name) = names.iter().find(|name| of(name).0.is_empty()) {
         return Err(files.wrong(name, "it does not lie in the folder of a class"));

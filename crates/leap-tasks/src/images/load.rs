@@ -7,7 +7,7 @@ use burn::config::Config;
 use image::DynamicImage;
 
 use crate::error::DataError;
-use crate::files::{Files, archive_stem};
+use crate::files::{Files, archive_stem, is_of_the_system};
 
 use super::data::{Images, brought_to};
 use super::{folders, packed};
@@ -100,10 +100,6 @@ impl ImagesConfig {
         let name = path.canonicalize().unwrap_or(path.to_path_buf());
         let name = name.file_name().unwrap_or_default().to_string_lossy();
         data.name = archive_stem(&name).unwrap_or(&name).to_string();
-        if let Some(first) = data.damaged.first() {
-            let (path, count) = (path.display(), data.damaged.len());
-            log::warn!("{path}: {count} images are damaged and were left out, such as {first}");
-        }
         Ok(data)
     }
 
@@ -118,9 +114,15 @@ impl ImagesConfig {
         for entry in std::fs::read_dir(folder).map_err(|e| wrong(&e))? {
             let path = entry.map_err(|e| wrong(&e))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_hidden = name.starts_with('.') || name == "__MACOSX";
-            if !is_hidden && (path.is_dir() || archive_stem(&name).is_some()) {
-                paths.push(path);
+            if is_of_the_system(&name) {
+                continue;
+            }
+            match path.is_dir() || archive_stem(&name).is_some() {
+                true => paths.push(path),
+                false => log::warn!(
+                    "{} is no folder, zip or tar, and was left out",
+                    path.display()
+                ),
             }
         }
         paths.sort();
@@ -147,6 +149,8 @@ pub(super) struct Found<'a> {
     /// Once the first image is there.
     shape: Option<[usize; 3]>,
     damaged: Vec<String>,
+    /// What is wrong with the first of them.
+    why: Option<String>,
 }
 
 impl<'a> Found<'a> {
@@ -159,6 +163,7 @@ impl<'a> Found<'a> {
             test: Vec::new(),
             shape: None,
             damaged: Vec::new(),
+            why: None,
         }
     }
 
@@ -187,11 +192,18 @@ impl<'a> Found<'a> {
             return Err(self.files.wrong(name, reason));
         }
         self.damaged.push(name.to_string());
+        self.why.get_or_insert(reason.to_string());
         Ok(())
     }
 
     /// The data set; classes without any image are left out.
     pub fn finish(self) -> Result<DataSet, DataError> {
+        if let (Some(first), Some(why)) = (self.damaged.first(), &self.why) {
+            let (path, count) = (self.files.root().display(), self.damaged.len());
+            log::warn!(
+                "{path}: {count} images cannot be read and were left out, such as {first}: {why}"
+            );
+        }
         let wrong = |reason: &str| DataError::new(self.files.root(), reason);
         let Some(shape) = self.shape else {
             return Err(match self.damaged.first() {

@@ -81,21 +81,30 @@ pub(super) fn read_idx(mut found: Found) -> Result<DataSet, DataError> {
     }
     let mut sets = Vec::new();
     for name in &images {
-        let (folder, file) = name
-            .rsplit_once('/')
-            .map_or(("", *name), |(folder, file)| (folder, file));
-        let file = file
+        let (folder, _) = name.rsplit_once('/').unwrap_or_default();
+        let labels = base(name)
             .replace("images", "labels")
             .replace("idx3", "idx1")
             .replace("idx4", "idx1");
-        let beside = format!("{folder}/{file}")
-            .trim_start_matches('/')
-            .to_string();
-        let other = match beside.strip_suffix(".gz") {
-            Some(plain) => plain.to_string(),
-            None => format!("{beside}.gz"),
+        let plain = labels.trim_end_matches(".gz");
+        let packed = format!("{plain}.gz");
+        // As packed as the images, or else the other.
+        let wanted = match labels == plain {
+            true => [plain, &*packed],
+            false => [&*packed, plain],
         };
-        let labels = if files.has(&beside) { beside } else { other };
+        let find = |wanted: &str| {
+            let is_there = |(at, _): (&str, &str)| at == folder;
+            let mut beside = files.names().filter(|other| {
+                is_there(other.rsplit_once('/').unwrap_or_default()) && base(other) == wanted
+            });
+            beside.next().map(String::from)
+        };
+        let missing = || {
+            let path = format!("{folder}/{labels}");
+            files.wrong(path.trim_start_matches('/'), "it is missing")
+        };
+        let labels = wanted.into_iter().find_map(find).ok_or_else(missing)?;
         let (sides, pixels) = idx(&files.read(name)?).map_err(|e| files.wrong(name, e))?;
         let (counts, labels) = idx(&files.read(&labels)?).map_err(|e| files.wrong(&labels, e))?;
         let (count, size, channels) = match sides[..] {
@@ -204,6 +213,13 @@ pub(super) fn read_cifar(mut found: Found) -> Result<DataSet, DataError> {
         if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
             let reason = format!("{} bytes are no images of {record} bytes each", bytes.len());
             return Err(files.wrong(name, reason));
+        }
+        let classes = [10, 100][labels - 1];
+        let each = bytes
+            .chunks_exact(record)
+            .map(|record| usize::from(record[labels - 1]));
+        if let Some(label) = each.into_iter().find(|label| *label >= classes) {
+            return Err(files.wrong(name, format!("a label {label}, of {classes} classes")));
         }
         all.push((name, labels, is_test, bytes));
     }

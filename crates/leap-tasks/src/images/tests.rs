@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -12,7 +13,11 @@ use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use leap_core::{Predict, Purpose, Task, TaskContext, TaskError, TaskSeed, TaskSet};
 use tempfile::TempDir;
 
-use super::{DataSet, DataSetTasksConfig, EpisodesConfig, ImageTask, Images, ImagesConfig};
+use crate::omniglot::{Omniglot, OmniglotTasksConfig};
+
+use super::{
+    DataSet, DataSetTasksConfig, EpisodesConfig, ImageTask, Images, ImagesConfig, RandomAffine,
+};
 
 fn folder(files: &[(&str, Vec<u8>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -101,6 +106,27 @@ fn photographs_stand_upright() {
             near(image[0], top) && near(image[16 * 8 - 1], bottom),
             "{image:?}"
         );
+    }
+}
+
+#[test]
+fn jpegs_that_were_cut_off_are_damaged() {
+    let whole = grey(128, ImageFormat::Jpeg);
+    // A small picture inside has an end of its own.
+    let inside = [&[0xff, 0xe1, 0, 6, 0xff, 0xd8, 0xff, 0xd9][..], &whole[2..]].concat();
+    let inside = [&whole[..2], &inside].concat();
+    for bytes in [&whole, &inside] {
+        for end in [20, bytes.len() / 2, bytes.len() - 2] {
+            let cut = bytes[..end].to_vec();
+            let dir = folder(&[
+                ("a/whole.jpg", bytes.clone()),
+                ("b/1.jpg", whole.clone()),
+                ("b/cut.jpg", cut),
+            ]);
+            let data = load(&dir);
+            assert_eq!(data.damaged, ["b/cut.jpg"], "{end} bytes");
+            assert_eq!(data.train.len(), 2);
+        }
     }
 }
 
@@ -198,6 +224,35 @@ fn folders_of_classes() {
     assert_eq!((few.train.image(0)[0], few.train.image(1)[0]), (10, 30));
     assert_ne!(few.digest(), load(&dir).digest());
 
+    // What programs leave is no class, nor what lies beside the folders that say what they are for.
+    let left = folder(&[
+        ("a/1.png", png(1)),
+        ("b/1.png", png(1)),
+        ("b/.ipynb_checkpoints/1.png", png(1)),
+        ("@eaDir/1.png", png(1)),
+        (".thumbnails/1.png", png(1)),
+    ]);
+    assert_eq!(load(&left).train.classes(), ["a", "b"]);
+    let beside = folder(&[
+        ("training_set/a/1.png", png(1)),
+        ("training_set/b/1.png", png(1)),
+        ("test_set/a/1.png", png(1)),
+        ("docs/figure.png", png(1)),
+    ]);
+    let stray = error(&beside);
+    assert!(stray.contains("docs/figure.png: it lies beside"), "{stray}");
+    let cases = folder(&[
+        ("train/Cat/1.png", png(1)),
+        ("train/dog/1.png", png(1)),
+        ("test/cat/1.png", png(1)),
+        ("test/dog/1.png", png(1)),
+    ]);
+    let case = error(&cases);
+    assert!(
+        case.contains("\"Cat\"") && case.contains("\"cat\""),
+        "{case}"
+    );
+
     for (files, reason) in [
         (vec![("a/1.png", png(1))], "one class alone"),
         (
@@ -267,13 +322,21 @@ fn idx_files() {
         ("emnist-letters-train-labels-idx1-ubyte", idx(&[1], &[1])),
     ]);
     assert_eq!(load(&lying).train.image(0), [1, 3, 2, 4]);
+    let large = folder(&[
+        ("TRAIN-IMAGES-IDX3-UBYTE", idx(&[3, 2, 3], &images)),
+        ("TRAIN-LABELS-IDX1-UBYTE", idx(&[3], &[2, 0, 1])),
+    ]);
+    assert_eq!(load(&large).train.labels(), [2, 0, 1]);
 
     let labels = ("train-labels-idx1-ubyte", idx(&[3], &[0, 1, 2]));
     let sound = ("train-images-idx3-ubyte", idx(&[3, 2, 3], &images));
     let cut = sound.1[..20].to_vec();
     let other = ("other-train-images-idx3-ubyte", sound.1.clone());
     for (files, reason) in [
-        (vec![sound.clone()], "train-labels-idx1-ubyte"),
+        (
+            vec![sound.clone()],
+            "train-labels-idx1-ubyte: it is missing",
+        ),
         (
             vec![(sound.0, cut), labels.clone()],
             "no array of [3, 2, 3]",
@@ -342,6 +405,14 @@ fn cifar_archives() {
                 ("train.bin", record(&[0, 1])),
             ],
             "CIFAR-10 and CIFAR-100 are in it",
+        ),
+        (
+            vec![("data_batch_1.bin", record(&[10]))],
+            "data_batch_1.bin: a label 10, of 10 classes",
+        ),
+        (
+            vec![("train.bin", record(&[0, 100]))],
+            "train.bin: a label 100, of 100 classes",
         ),
     ] {
         let error = error(&folder(&files));
@@ -756,8 +827,64 @@ fn data_sets_are_tasks_with_heads_of_their_own() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("c: images of shape [3, 2, 2]"), "{error}");
+    // Images for the test that are none of the data set's.
+    let renamed = ["a 1", "a 0"].map(String::from).to_vec();
+    let shapes = [
+        ([1, 2, 3], told("a", 2, 1, 0).train.classes().to_vec()),
+        ([1, 2, 2], renamed),
+    ];
+    for (shape, classes) in shapes {
+        let mut test = Images::new(shape, classes).unwrap();
+        test.push(&vec![0; shape.iter().product()], 0).unwrap();
+        let test = Some(test);
+        let wrong = DataSet {
+            test,
+            ..told("a", 2, 3, 0)
+        };
+        let error = config.init([wrong]).unwrap_err().to_string();
+        assert!(error.contains("a: images for the test"), "{error}");
+    }
     let error = config.init([told("a", 1, 3, 0)]).unwrap_err().to_string();
     assert!(error.contains("a: no images of two classes"), "{error}");
+}
+
+#[test]
+fn settings_that_say_nothing_are_refused() {
+    let whole = RandomAffine::new();
+    let wrong = [
+        whole.clone().with_degrees([30.0, -30.0]),
+        whole.clone().with_degrees([0.0, f64::NAN]),
+        whole.clone().with_scale([1.2, 0.8]),
+        whole.clone().with_scale([0.0, 0.0]),
+        whole.clone().with_shift(-0.1),
+        whole.clone().with_shift(f64::INFINITY),
+    ];
+    let omniglot = Arc::new(Omniglot::bundled().unwrap());
+    for affine in wrong {
+        let affine = Some(affine);
+        let sets = DataSetTasksConfig::new().with_augment(affine.clone());
+        assert!(sets.init([told("a", 2, 10, 0)]).is_err());
+        let episodes = EpisodesConfig::new().with_ways(2).with_queries(1);
+        let episodes = episodes.with_augment(affine.clone());
+        let images = told("a", 2, 10, 0).train;
+        assert!(episodes.init(images, &[0, 1]).is_err());
+        let alphabets = OmniglotTasksConfig::new().with_augment(affine);
+        assert!(alphabets.init(omniglot.clone()).is_err());
+    }
+    let episodes = EpisodesConfig::new().with_ways(2).with_queries(1);
+    let twice = episodes.init(told("a", 2, 10, 0).train, &[1, 1]);
+    assert!(
+        twice
+            .unwrap_err()
+            .to_string()
+            .contains("a 1 is there twice")
+    );
+    let none = OmniglotTasksConfig::new().with_train_alphabets(0);
+    let none = none.init(omniglot).unwrap().train.mixed();
+    assert!(TaskSet::<Line>::task(&none, 0, &context(0, 3)).is_err());
+    for shape in [[3, usize::MAX, 2], [1, 1 << 20, 1 << 20]] {
+        assert!(Images::new(shape, Vec::new()).is_err(), "{shape:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use leap_core::{Predict, TaskContext, TaskError, TaskSet, run_rng};
 use rand::seq::SliceRandom;
 
+use crate::digest::fingerprint;
 use crate::error::DataError;
 use crate::images::task::{Parts, Pick, Source};
 use crate::images::{ImageTask, Images, RandomAffine};
@@ -73,6 +74,7 @@ impl OmniglotTasksConfig {
         if self.classes == 0 || self.batch_size == 0 {
             return wrong("`classes` and `batch_size` must be above 0".into());
         }
+        self.augment.as_ref().map_or(Ok(()), RandomAffine::check)?;
         let large = |i: &usize| data.alphabets()[*i].characters.len() >= self.classes;
         let mut order: Vec<usize> = (0..data.alphabets().len()).filter(large).collect();
         let wanted = self.test_alphabets.saturating_add(self.train_alphabets);
@@ -152,8 +154,15 @@ impl OmniglotTasks {
         self.alphabets.len()
     }
 
+    fn fingerprint_of_alphabets(&self) -> u64 {
+        fingerprint(self.data.digest(), (&self.config, &self.alphabets))
+    }
+
     /// Some of the alphabets as one task, with a head for each.
     fn task_on(&self, alphabets: &[usize], context: &TaskContext) -> Result<ImageTask, TaskError> {
+        if alphabets.is_empty() {
+            return Err("there is no alphabet to learn".into());
+        }
         let mut sources = Vec::new();
         let (mut train, mut validation, mut held_out) = (Vec::new(), Vec::new(), Vec::new());
         let size = self.data.size();
@@ -211,6 +220,10 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for OmniglotTasks {
         self.data.alphabets()[self.alphabets[index].0].name.clone()
     }
 
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint_of_alphabets()
+    }
+
     fn task(&self, index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {
         self.task_on(&[index], context)
     }
@@ -229,6 +242,10 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for MixedOmniglot {
 
     fn name(&self, _index: usize) -> String {
         format!("{} alphabets mixed", self.0.heads())
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.0.fingerprint_of_alphabets()
     }
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {

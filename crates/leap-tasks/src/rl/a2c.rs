@@ -16,6 +16,8 @@ use leap_core::{
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::fingerprint;
+
 use super::env::{Ending, EnvFamily, VectorEnv};
 use super::picture::{Picture, Render};
 use super::recycle::Recycler;
@@ -174,6 +176,11 @@ impl<M: ActorCritic, F: EnvFamily> TaskSet<M> for A2cTasks<F> {
 
     fn name(&self, index: usize) -> String {
         self.family.name(index)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let names = (0..self.family.len()).map(|index| self.family.name(index));
+        fingerprint(0, (&self.config, Vec::from_iter(names)))
     }
 
     fn task(&self, index: usize, context: &TaskContext) -> Result<Self::Task, TaskError> {
