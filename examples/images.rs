@@ -230,6 +230,8 @@ fn known(name: &str) -> Result<Method, String> {
 
 /// The name of the method that is an initialization from a file.
 const ADAPTED: &str = "adapted";
+/// Training steps from one look at validation images to the next.
+const CHECK_EVERY: usize = 10;
 
 impl OwnImages {
     /// How tasks train for so many steps.
@@ -376,7 +378,7 @@ impl Experiment for OwnImages {
         let held_out = self.training(args.test_steps.unwrap_or(self.task_steps));
         let held_out = match args.early_stopping {
             Some(patience) => held_out.with_early_stopping(EarlyStopping {
-                every: 10,
+                every: CHECK_EVERY,
                 patience,
             }),
             None => held_out,
@@ -577,6 +579,13 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             let wrong = "--early-stopping is for whole data sets: --tasks folders, or --adapt";
             return Err(wrong.into());
         };
+        let steps = args.test_steps.or(args.task_steps);
+        if steps.is_some_and(|steps| steps < CHECK_EVERY) {
+            let wrong = "a held-out data set is trained for fewer (--test-steps)";
+            return Err(
+                format!("--early-stopping looks every {CHECK_EVERY} steps: {wrong}").into(),
+            );
+        }
         let mut validated = sets.names().zip(sets.validation_images());
         if let Some((name, _)) = validated.find(|(_, images)| *images == 0) {
             let wrong = "has too few images of each class to validate on";

@@ -206,6 +206,31 @@ fn what_cannot_work_is_said_in_a_line() {
         ("images", format!("--data {SAMPLE} --ways 11"), "11 classes"),
         (
             "images",
+            format!("--data {SAMPLE} --ways 3 --test-classes 8"),
+            "--ways: tasks of 3 classes, of 10 of which 8 are for held-out tasks",
+        ),
+        (
+            "images",
+            format!("--data {sets} --tasks folders --train-shots 3"),
+            "--train-shots says nothing of --tasks folders",
+        ),
+        (
+            "images",
+            "--tasks classes --shots 3".to_string(),
+            "--shots says nothing of --tasks classes",
+        ),
+        (
+            "images",
+            "--test-sets x".to_string(),
+            "--test-sets says nothing of --tasks episodes",
+        ),
+        (
+            "images",
+            format!("--data {sets} --tasks folders --early-stopping 2 --test-steps 9"),
+            "--early-stopping looks every 10 steps",
+        ),
+        (
+            "images",
             format!("--data {SAMPLE} --shots 50"),
             "65 images of",
         ),

@@ -128,8 +128,13 @@ fn compare(inputs: usize, outputs: usize, size: [usize; 3], seed: u64) {
         let (block, x) = block(inputs, outputs, size, &device, seed);
         let (ours, theirs) = (train(&block, &x, true), train(&block, &x, false));
         for ((what, ours), theirs) in PARTS.iter().zip(&ours).zip(&theirs) {
-            // The bias has no effect behind the normalization: what its gradient has is rounding.
-            let floor = if *what == "dbias" { 10.0 } else { 1e-2 };
+            let floor = match *what {
+                // The bias has no effect behind the normalization: what its gradient has is rounding.
+                "dbias" => 10.0,
+                // Sums over as many terms of about 1, which may take each other away.
+                "dgamma" | "dbeta" => 1e-2_f32.max(1e-3 * (batch * height * width) as f32),
+                _ => 1e-2,
+            };
             assert_close(what, ours, theirs, tolerance * largest(theirs, floor));
         }
         // Evaluation, with the running statistics.
@@ -158,6 +163,8 @@ proptest! {
 
 #[test]
 fn the_papers_blocks_are_burns_own() {
+    // Its gradient of gamma is what is left of a sum of larger terms.
+    compare(8, 1, [4, 7, 8], 3_882_770_903_610_144_394);
     for (inputs, side) in [(1, 28), (64, 14), (64, 7), (64, 3)] {
         compare(inputs, 64, [20, side, side], 1);
     }
