@@ -111,7 +111,7 @@ pub fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
 /// # Errors
 /// What is wrong with the text.
 pub fn none_or_up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
-    match not_negative(text)? {
+    match not_negative::<usize>(text)? {
         0 => Ok(0),
         _ => up_to::<MOST>(text),
     }
@@ -158,6 +158,12 @@ mod tests {
         assert_eq!(positive::<f64>("1e39"), Ok(1e39));
         assert_eq!(not_negative::<f64>("0"), Ok(0.0));
         assert_eq!(up_to::<3>("3"), Ok(3));
+        assert_eq!(none_or_up_to::<3>("0"), Ok(0));
+        assert_eq!(none_or_up_to::<3>("3"), Ok(3));
+        for wrong in ["-1", "4", "1000000000000"] {
+            let error = none_or_up_to::<3>(wrong).unwrap_err();
+            assert!(error.starts_with("it must not be"), "{wrong}: {error}");
+        }
         for wrong in ["0", "4", "1000000000000000000", "10000000000000000000000"] {
             assert!(up_to::<3>(wrong).is_err(), "{wrong}");
         }
