@@ -255,7 +255,7 @@ fn a_report_is_of_this_sweeps_runs_as_they_are() {
     assert!(refused.contains("search.seed: 1 then, 2 now"), "{refused}");
 }
 
-/// An initialization is of the model's kind of numbers, and finite, and the same in whatever order a file has it.
+/// An initialization is of the model's data type, and finite, and the same in whatever order a file has it.
 #[test]
 fn initializations_that_cannot_be_trained_from_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");

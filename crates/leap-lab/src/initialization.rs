@@ -91,7 +91,7 @@ impl Initialization {
         format!("{:016x}", hasher.finish())
     }
 
-    /// Gives a model the parameters in the file, which must be those that it has, of the same kind of numbers, and finite.
+    /// Gives a model the parameters in the file, which must be those that it has, of the same data type, and finite.
     ///
     /// # Errors
     /// [`Error::OtherModel`].
@@ -101,13 +101,13 @@ impl Initialization {
             reason,
         };
         let mut store = SafetensorsStore::from_bytes(Some(self.bytes.clone()));
-        let before = numbers(&model);
+        let before = data_types(&model);
         let loaded = model.load_from(&mut store);
         let loaded = loaded.map_err(|error| other(error.to_string()))?;
-        for ((kind, _), (now, is_finite)) in before.into_iter().zip(numbers(&model)) {
-            if now != kind {
+        for ((own, _), (now, is_finite)) in before.into_iter().zip(data_types(&model)) {
+            if now != own {
                 return Err(other(format!(
-                    "its numbers are {now:?}, the model's {kind:?}"
+                    "its parameters are {now:?}, the model's {own:?}"
                 )));
             }
             if !is_finite {
@@ -121,8 +121,8 @@ impl Initialization {
     }
 }
 
-/// The kind of numbers of each of a model's parameters, in the order in which they are visited, and whether they are finite.
-fn numbers<M: Module>(model: &M) -> Vec<(DType, bool)> {
+/// The data type of each of a model's parameters, in the order in which they are visited, and whether it is finite.
+fn data_types<M: Module>(model: &M) -> Vec<(DType, bool)> {
     struct Numbers(Vec<(DType, bool)>);
     impl ModuleVisitor for Numbers {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

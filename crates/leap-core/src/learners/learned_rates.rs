@@ -255,11 +255,9 @@ impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
                          clipping";
             return Err(Error::InvalidSetting(wrong.into()).into());
         }
-        let shared = net.params().map(|(id, _)| id);
-        let shared = shared.filter(|id| space.params().any(|(other, _)| other == *id));
-        let shared = ParamGroup::from_ids(shared.collect::<Vec<_>>());
+        let shared = space.within(&model.net, &ParamGroup::all())?;
         let mut path = RatedPath {
-            leap: self.leap.path(&ParamSpace::new(&model.net, &shared)?),
+            leap: self.leap.path(&shared),
             net,
             of: self.of,
             sums: None,

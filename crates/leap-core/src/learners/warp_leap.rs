@@ -97,15 +97,9 @@ impl<M: Module> MetaLearner<M> for WarpLeap {
         task: &mut T,
     ) -> Result<Learned<M>, TaskError> {
         let [others, warp] = self.parts();
-        let part = |group: ParamGroup| {
-            let shared = space.params().map(|(id, _)| id);
-            let of = ParamSpace::new(&model, &group)?;
-            let kept = shared.filter(|id| of.params().any(|(own, _)| own == *id));
-            ParamSpace::new(&model, &ParamGroup::from_ids(kept.collect::<Vec<_>>()))
-        };
         let mut path = WarpPath {
-            leap: self.leap.path(&part(others)?),
-            warp: part(warp)?,
+            leap: self.leap.path(&space.within(&model, &others)?),
+            warp: space.within(&model, &warp)?,
             gradients: LongSum::default(),
             is_first: true,
         };

@@ -186,8 +186,27 @@ impl ParamSpace {
         self.read(model, None)
     }
 
+    /// The part of the space whose parameters `group` of `model` has, too.
+    pub(crate) fn within<M: Module>(
+        &self,
+        model: &M,
+        group: &ParamGroup,
+    ) -> Result<Arc<Self>, Error> {
+        let of = Self::new(model, group)?;
+        let ids = self.params().map(|(id, _)| id);
+        let kept = ids.filter(|id| of.params().any(|(own, _)| own == *id));
+        Self::new(model, &ParamGroup::from_ids(kept.collect::<Vec<_>>()))
+    }
+
     /// A vector of a part of the space, zero in the rest of it.
     pub(crate) fn embed(self: &Arc<Self>, part: ParamVector) -> ParamVector {
+        if part.space.params.len() == self.params.len() {
+            // It is all of the space, in the same order.
+            return ParamVector {
+                space: self.clone(),
+                values: part.values,
+            };
+        }
         let mut parts: HashMap<ParamId, Tensor<1>> = {
             let ids = part.space.params.iter().map(|p| p.id);
             ids.zip(part.split()).collect()

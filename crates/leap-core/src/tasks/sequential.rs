@@ -7,6 +7,7 @@ use rand::Rng;
 use crate::error::TaskError;
 use crate::seed::{TaskRng, TaskSeed};
 use crate::space::copy::ids;
+use crate::tasks::curve::mean;
 use crate::tasks::task::{HeldOut, StepLoss, Task, TaskContext, TaskSet};
 
 /// The stream of a task's seed that says whose turn it is.
@@ -130,14 +131,13 @@ impl<T> SequentialTask<T> {
         }
         let scores = self.tasks.iter_mut().map(score);
         let scores = scores.collect::<Result<Option<Vec<HeldOut>>, _>>()?;
-        let Some(scores) = scores.filter(|scores| !scores.is_empty()) else {
-            return Ok(None);
-        };
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let scores = scores.unwrap_or_default();
         let accuracies = scores.iter().map(|score| score.accuracy);
-        Ok(Some(HeldOut {
-            loss: mean(scores.iter().map(|score| score.loss).collect()),
-            accuracy: accuracies.collect::<Option<Vec<f64>>>().map(mean),
+        let accuracies = accuracies.collect::<Option<Vec<f64>>>();
+        let loss = mean(scores.iter().map(|score| score.loss));
+        Ok(loss.map(|loss| HeldOut {
+            loss,
+            accuracy: accuracies.and_then(|each| mean(each.into_iter())),
         }))
     }
 }

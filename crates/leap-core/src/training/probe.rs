@@ -21,7 +21,14 @@ pub(super) fn probe<M: Module>(
     optimizer: &ModuleOptimizer,
     lr: &ModuleLrScheduler,
 ) -> Result<Vec<f64>, Error> {
-    let (fresh, mut unused) = (task_copy(model), optimizer.clone());
+    // Without gradients, what is left is weight decay, which moves little beside them.
+    let before = space.point(model)?;
+    let nothing = before.clone().map(|values| values.zeros_like());
+    let nothing = nothing.into_gradients();
+    let decayed = optimizer
+        .clone()
+        .step(lr.clone().step(), task_copy(model), nothing);
+    let decay = space.point(&decayed)? - before;
     let (mut model, mut optimizer) = (task_copy(model), optimizer.clone());
     let (mut rates, mut numbers) = (lr.clone(), Vec::new());
     let (id, path) = space.params().next().ok_or(Error::NothingShared)?;
@@ -40,12 +47,7 @@ pub(super) fn probe<M: Module>(
             numbers.extend(read_back(moved.dot(&moved).sqrt())?);
         }
     }
-    // Without gradients, what is left is weight decay, which moves little beside them.
-    let before = space.point(&fresh)?;
-    let nothing = before.clone().map(|values| values.zeros_like());
-    let model = unused.step(lr.clone().step(), fresh, nothing.into_gradients());
-    let moved = space.point(&model)? - before;
-    numbers.extend(read_back(moved.dot(&moved).sqrt())?);
+    numbers.extend(read_back(decay.dot(&decay).sqrt())?);
     Ok(numbers)
 }
 

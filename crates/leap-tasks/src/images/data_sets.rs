@@ -58,8 +58,6 @@ pub struct DataSetTasks {
 #[derive(Clone, Debug)]
 struct Split {
     name: String,
-    /// Of its images.
-    digest: String,
     classes: usize,
     /// The images to train on and those for the test; or one for all.
     sources: Vec<Source>,
@@ -115,8 +113,7 @@ impl DataSetTasksConfig {
     }
 
     fn split(&self, set: DataSet) -> Split {
-        let (digest, has_test) = (set.digest(), set.test.is_some());
-        let name = set.name;
+        let (name, has_test) = (set.name, set.test.is_some());
         let classes = set.train.classes().len();
         let (mut train, mut validation, mut held_out) = (Vec::new(), Vec::new(), Vec::new());
         let pick = |source: usize, image: usize, class: usize| Pick {
@@ -152,7 +149,6 @@ impl DataSetTasksConfig {
         };
         Split {
             name,
-            digest,
             classes,
             sources: [Some(set.train), set.test]
                 .into_iter()
@@ -209,8 +205,10 @@ impl DataSetTasks {
     }
 
     fn fingerprint_of_sets(&self) -> u64 {
-        let sets = self.sets.iter().map(|set| (&set.name, &set.digest));
-        fingerprint(0, (&self.config, Vec::from_iter(sets)))
+        let sources = self.sets.iter().flat_map(|set| &set.sources);
+        let digests = Vec::from_iter(sources.map(Source::digest));
+        let names = Vec::from_iter(self.names());
+        fingerprint(0, (&self.config, names, digests))
     }
 
     /// Some of the data sets as one task, with a head for each.

@@ -54,7 +54,6 @@ pub struct Episodes {
     source: Source,
     /// Indices of the images of each class that tasks are made of.
     classes: Vec<Vec<usize>>,
-    fingerprint: u64,
 }
 
 impl EpisodesConfig {
@@ -107,7 +106,6 @@ impl EpisodesConfig {
         }
         Ok(Episodes {
             config: self.clone(),
-            fingerprint: fingerprint(images.digest(), (self, classes)),
             source: Source::new(images),
             classes: lists,
         })
@@ -127,7 +125,7 @@ impl<M: Predict<Tensor<4>>> TaskSet<M> for Episodes {
     }
 
     fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        fingerprint(self.source.digest(), (&self.config, &self.classes))
     }
 
     fn task(&self, _index: usize, context: &TaskContext) -> Result<ImageTask, TaskError> {

@@ -41,7 +41,7 @@ fn is_image(name: &str) -> bool {
 }
 
 /// The folder that a file lies in, and its name there.
-fn split(name: &str) -> (&str, &str) {
+pub(super) fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('/').unwrap_or(("", name))
 }
 

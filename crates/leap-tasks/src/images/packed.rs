@@ -10,6 +10,7 @@ use crate::error::DataError;
 use crate::files::{Files, LARGEST};
 
 use super::data::decoded;
+use super::folders::split;
 use super::load::{DataSet, Found};
 
 /// A file's name without folders, in small letters.
@@ -81,7 +82,7 @@ pub(super) fn read_idx(mut found: Found) -> Result<DataSet, DataError> {
     }
     let mut sets = Vec::new();
     for name in &images {
-        let (folder, _) = name.rsplit_once('/').unwrap_or_default();
+        let (folder, _) = split(name);
         let labels = base(name)
             .replace("images", "labels")
             .replace("idx3", "idx1")
@@ -94,11 +95,8 @@ pub(super) fn read_idx(mut found: Found) -> Result<DataSet, DataError> {
             false => [&*packed, plain],
         };
         let find = |wanted: &str| {
-            let is_there = |(at, _): (&str, &str)| at == folder;
-            let mut beside = files.names().filter(|other| {
-                is_there(other.rsplit_once('/').unwrap_or_default()) && base(other) == wanted
-            });
-            beside.next().map(String::from)
+            let is_it = |other: &&str| split(other).0 == folder && base(other) == wanted;
+            files.names().find(is_it).map(String::from)
         };
         let missing = || {
             let path = format!("{folder}/{labels}");
@@ -215,10 +213,9 @@ pub(super) fn read_cifar(mut found: Found) -> Result<DataSet, DataError> {
             return Err(files.wrong(name, reason));
         }
         let classes = [10, 100][labels - 1];
-        let each = bytes
-            .chunks_exact(record)
-            .map(|record| usize::from(record[labels - 1]));
-        if let Some(label) = each.into_iter().find(|label| *label >= classes) {
+        let each = bytes.chunks_exact(record);
+        let mut each = each.map(|record| usize::from(record[labels - 1]));
+        if let Some(label) = each.find(|label| *label >= classes) {
             return Err(files.wrong(name, format!("a label {label}, of {classes} classes")));
         }
         all.push((name, labels, is_test, bytes));

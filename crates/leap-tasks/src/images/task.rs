@@ -32,6 +32,11 @@ impl Source {
         Self { images, values }
     }
 
+    /// Of its images.
+    pub fn digest(&self) -> u64 {
+        self.images.digest()
+    }
+
     /// Values of mean 0 and deviation 1, by the mean and deviation of each channel.
     pub fn standardized(images: Arc<Images>, statistics: &[[f64; 2]]) -> Self {
         let of = |[mean, deviation]: &[f64; 2]| {
