@@ -83,6 +83,10 @@ fn succeed(mut command: Command, what: &str) -> String {
 
 fn cargo(words: &[&str]) -> Command {
     let mut cargo = Command::new(env!("CARGO"));
+    // As the rest was compiled, or all would be compiled once more.
+    if let Some(config) = std::env::var_os("LEAP_CARGO_CONFIG") {
+        cargo.arg("--config").arg(config);
+    }
     cargo.args(words).current_dir(TOP);
     cargo
 }
