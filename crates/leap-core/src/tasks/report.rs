@@ -194,28 +194,70 @@ impl Report {
 mod tests {
     use super::*;
 
-    #[test]
-    fn tasks_left_out_are_counted_but_not_averaged() {
-        let seed = TaskSeed {
-            seed: 0,
-            purpose: crate::seed::Purpose::Training,
-            meta_step: 0,
-            task: 0,
-        };
-        let task = |loss: f64, left_out: Option<String>| TaskReport {
+    fn task(curve: LearningCurve, left_out: Option<String>) -> TaskReport {
+        TaskReport {
             index: 0,
             name: String::new(),
-            seed,
-            curve: LearningCurve {
-                loss: vec![loss; 4],
-                accuracy: vec![0.5; 4],
-                ..LearningCurve::default()
+            seed: TaskSeed {
+                seed: 0,
+                purpose: crate::seed::Purpose::Training,
+                meta_step: 0,
+                task: 0,
             },
+            curve,
             path: None,
             held_out: None,
             normalized_by: None,
             to_scratch: None,
             left_out,
+        }
+    }
+
+    /// Training from scratch is longer, and so has two steps in each entry: both are compared in twos.
+    #[test]
+    fn curves_of_two_strides_are_compared_over_as_many_steps() {
+        let report = |loss: Vec<f64>, stride: usize| Report {
+            meta_step: 0,
+            tasks: vec![task(
+                LearningCurve {
+                    length: (0..loss.len()).map(|entry| entry as f64).collect(),
+                    loss,
+                    stride,
+                    ..LearningCurve::default()
+                },
+                None,
+            )],
+            coherence: None,
+            seconds: 0.0,
+        };
+        // It ends, over its last four steps, in a mean of 2.
+        let mut scratch = vec![4.0; 20];
+        scratch[18..].copy_from_slice(&[1.0, 3.0]);
+        // Two steps as low are not enough; four are, at the end of the step of index 13.
+        let mut loss = vec![4.0; 20];
+        loss[4..6].copy_from_slice(&[2.0, 2.0]);
+        loss[10..14].copy_from_slice(&[2.5, 1.5, 2.0, 2.0]);
+        let mut fast = report(loss, 1);
+        fast.compare(&report(scratch, 2));
+        let expected = ToScratch {
+            goal: Goal::Loss { loss: 2.0, over: 2 },
+            reached: Some(Reached {
+                steps: 13,
+                length: Some(13.0),
+            }),
+        };
+        assert_eq!(fast.tasks[0].to_scratch, Some(expected));
+    }
+
+    #[test]
+    fn tasks_left_out_are_counted_but_not_averaged() {
+        let task = |loss: f64, left_out: Option<String>| {
+            let curve = LearningCurve {
+                loss: vec![loss; 4],
+                accuracy: vec![0.5; 4],
+                ..LearningCurve::default()
+            };
+            task(curve, left_out)
         };
         let summary = Summary::of(&[
             task(1.0, None),
