@@ -14,7 +14,10 @@ use burn::module::ParamGroup;
 use burn::optim::{AdamConfig, ModuleOptimizer, SgdConfig};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
-use leap_core::{MetaTrainer, Method, Reptile, Sequential, Statistics, TaskError};
+use leap_core::{
+    Leap, LearnedRates, MetaTrainer, Method, RateOf, Rated, Reptile, Sequential, Statistics,
+    TaskError,
+};
 use leap_lab::{
     Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
     none_or_up_to, not_negative, positive, up_to,
@@ -115,6 +118,9 @@ struct Args {
     /// Meta-train from an initialization that this program saved, and not from random parameters
     #[arg(long, value_name = "INIT")]
     from: Option<PathBuf>,
+    /// Leap learns learning rates, too: one for each number, for each tensor of parameters, or for each tensor at each step
+    #[arg(long, value_name = "parameter|tensor|step")]
+    learned_rates: Option<RateOf>,
     /// Only the head is each task's own, drawn anew; the encoder alone is meta-learned
     #[arg(long)]
     own_head: bool,
@@ -201,6 +207,29 @@ impl Alphabets {
         let config = config.with_train_alphabets(train_alphabets);
         config.init(self.data.clone())
     }
+
+    /// How tasks are trained, for any meta-learner, and the initialization with its usual rate where none is given.
+    fn trained<L: Clone>(&self, learner: L, meta_lr: f64) -> MetaTrainer<L> {
+        let trainer = MetaTrainer::new(learner)
+            .with_meta_batch_size(self.meta_batch)
+            .with_task_steps(self.task_steps)
+            .with_task_optimizer(self.args.task_optimizer.init(), self.args.task_lr)
+            .with_meta_optimizer(self.args.meta_optimizer.init(), meta_lr);
+        let trainer = match self.args.held_out_statistics {
+            Some(statistics) => trainer.with_held_out_statistics(statistics),
+            None => trainer,
+        };
+        let shared = vec!["encoder", "log_rates"];
+        match self.args.own_head {
+            true => trainer.with_shared(ParamGroup::from_any_predicates(shared)),
+            false => trainer,
+        }
+    }
+
+    /// The rate of meta-training of a run.
+    fn meta_lr_of(&self, run: &Run, usual: f64) -> f64 {
+        run.setting(META_LR).or(self.meta_lr()).unwrap_or(usual)
+    }
 }
 
 impl Experiment for Alphabets {
@@ -263,24 +292,12 @@ impl Experiment for Alphabets {
             Method::Fomaml(_) | Method::Anil(_) | Method::Boil(_) => (method, 0.5),
             other => (other, 0.1),
         };
-        let meta_lr = run.setting(META_LR).or(self.meta_lr()).unwrap_or(meta_lr);
+        let meta_lr = self.meta_lr_of(run, meta_lr);
         let method = match method {
             Method::Shifting(shifting) => shifting.with_meta_lr(meta_lr, self.task_steps).into(),
             other => other,
         };
-        let trainer = MetaTrainer::new(method)
-            .with_meta_batch_size(self.meta_batch)
-            .with_task_steps(self.task_steps)
-            .with_task_optimizer(self.args.task_optimizer.init(), self.args.task_lr)
-            .with_meta_optimizer(self.args.meta_optimizer.init(), meta_lr);
-        let trainer = match self.args.held_out_statistics {
-            Some(statistics) => trainer.with_held_out_statistics(statistics),
-            None => trainer,
-        };
-        Ok(match self.args.own_head {
-            true => trainer.with_shared(ParamGroup::from_predicate("encoder")),
-            false => trainer,
-        })
+        Ok(self.trained(method, meta_lr))
     }
 
     fn meta_train(&self, session: &Session<Self>) -> Result<ConvNet, Error> {
@@ -341,6 +358,62 @@ impl Experiment for Alphabets {
     }
 }
 
+/// The same with learned learning rates.
+struct WithRates {
+    alphabets: Alphabets,
+    of: RateOf,
+}
+
+impl Experiment for WithRates {
+    type Model = Rated<ConvNet>;
+    type Learner = LearnedRates;
+    type Train = OmniglotTasks;
+    type HeldOut = OmniglotTasks;
+
+    fn settings(&self) -> Value {
+        let mut settings = self.alphabets.settings();
+        settings["learned_rates"] = self.of.to_string().into();
+        settings
+    }
+
+    fn model(&self, run: &Run, device: &Device) -> Result<Rated<ConvNet>, TaskError> {
+        let net = self.alphabets.model(run, device)?;
+        Ok(Rated::new(net, self.of, self.alphabets.task_steps)?)
+    }
+
+    fn train(&self, run: &Run) -> Result<OmniglotTasks, TaskError> {
+        self.alphabets.train(run)
+    }
+
+    fn held_out(&self, run: &Run) -> Result<OmniglotTasks, TaskError> {
+        self.alphabets.held_out(run)
+    }
+
+    fn validation(&self, run: &Run) -> Result<Option<OmniglotTasks>, TaskError> {
+        self.alphabets.validation(run)
+    }
+
+    fn trainer(&self, run: &Run) -> Result<MetaTrainer<LearnedRates>, TaskError> {
+        let leap = match run.method()? {
+            Method::Leap(leap) => leap,
+            // Learning from scratch, with rates of 1.
+            _ => Leap::new(),
+        };
+        let learner = LearnedRates { leap, of: self.of };
+        let meta_lr = self.alphabets.meta_lr_of(run, 0.1);
+        Ok(self.alphabets.trained(learner, meta_lr))
+    }
+
+    fn meta_train(&self, session: &Session<Self>) -> Result<Rated<ConvNet>, Error> {
+        let mut model = session.scratch()?;
+        if let Some(init) = &self.alphabets.from {
+            model.net = init.load(model.net)?;
+        }
+        let tasks = self.train(session.run())?;
+        session.meta_train(session.trainer()?, model, &tasks)
+    }
+}
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     end(run(Args::parse()))
@@ -351,6 +424,16 @@ fn run(args: Args) -> Result<(), TaskError> {
         given.unwrap_or(if args.quick { quick } else { paper })
     };
     let meta_steps = or(args.meta_steps, 1000, 40);
+    if args.learned_rates.is_some() {
+        let is_leap =
+            |name: &&String| matches!(name.parse(), Ok(Method::Leap(_) | Method::NoPretraining(_)));
+        if let Some(other) = args.methods.iter().find(|name| !is_leap(name)) {
+            return Err(format!("--learned-rates: Leap learns them, {other} does not").into());
+        }
+        if args.task_optimizer != Optimizer::Sgd {
+            return Err("--learned-rates: tasks that learn them are trained with SGD".into());
+        }
+    }
     let data = match args.data.as_slice() {
         [] => Omniglot::bundled()?,
         paths => Omniglot::load(paths, args.image_size)?,
@@ -409,6 +492,12 @@ fn run(args: Args) -> Result<(), TaskError> {
             init.load(experiment.model(&run, device)?)?;
         }
     }
-    sweep.run(&experiment)?;
+    match experiment.args.learned_rates {
+        None => sweep.run(&experiment)?,
+        Some(of) => sweep.run(&WithRates {
+            alphabets: experiment,
+            of,
+        })?,
+    };
     Ok(())
 }

@@ -191,6 +191,10 @@ fn what_cannot_work_is_said_in_a_line() {
             "--overwrite --meta-lr 0.1,0.2 --test-alphabets 43".to_string(),
             "there are no validation tasks",
         ),
+        (
+            "--overwrite --learned-rates tensor --methods leap,reptile".to_string(),
+            "--learned-rates: Leap learns them, reptile does not",
+        ),
     ];
     for (flags, said) in cases {
         let output = run(sweep(&out, &flags));
@@ -244,6 +248,29 @@ fn later_methods_search_their_rates_and_go_on_from_an_initialization() {
     assert_eq!(values(&leap), values(&init));
     let none = second.join("none-seed-1/init.safetensors");
     assert_ne!(values(&none), values(&init));
+    // With learning rates that are learned, too, from the same initialization.
+    let rated = folder.path().join("rated");
+    let flags = format!(
+        "{small} --methods leap-energy --learned-rates step --own-head --from {}",
+        init.display()
+    );
+    succeed(start(&rated, &flags));
+    let path = rated.join("leap-energy-2-alphabets-seed-1/init.safetensors");
+    let learned = leap_lab::Initialization::read(path).expect("an initialization");
+    let tensors = 4 * 4 + 2;
+    assert_eq!(learned.shape("log_rates"), Some(&[4 * tensors][..]));
+    let device = burn::tensor::Device::flex();
+    let net = leap_models::ConvNetConfig::new()
+        .with_filters(4)
+        .init(&device);
+    let net = net.expect("sound settings");
+    let model = leap_core::Rated::new(net, leap_core::RateOf::TensorAndStep, 4);
+    let model = learned.load(model.expect("a model"));
+    let rates = model.expect("its model").log_rates.val().into_data();
+    let rates = rates.try_to_vec::<f32>().expect("floats");
+    let moved = rates.iter().filter(|rate| **rate != 0.0).count();
+    // No force is felt by the step that leads to the last point.
+    assert!(moved > 0 && moved <= 3 * tensors, "{rates:?}");
     // One of another model.
     let other = run(start(
         &folder.path().join("third"),

@@ -56,7 +56,6 @@
 
 mod devices;
 mod error;
-mod hash;
 mod learners;
 mod number;
 mod saving;

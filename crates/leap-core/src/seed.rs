@@ -3,10 +3,11 @@
 //! Every random choice of a run is drawn from a generator that is seeded by (seed, meta-step, task),
 //! so that a run gives the same numbers on any backend, with any number of lanes, after a resume.
 
+use std::hash::Hasher;
+
+use fnv::FnvHasher;
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
-
-use crate::hash::{START, fnv1a};
 
 /// The generator that tasks draw from.
 pub type TaskRng = rand_chacha::ChaCha8Rng;
@@ -65,8 +66,12 @@ impl std::fmt::Display for TaskSeed {
 /// A generator for what belongs to a whole run: initial parameters, splits of a data set. `purpose`
 /// says which, and separates it from the others.
 pub fn run_rng(seed: u64, purpose: &str) -> TaskRng {
-    let hash = |start: u64| fnv1a(start, purpose.bytes());
-    let words = [seed, u64::MAX, hash(START), hash(1)];
+    let hash = |mut hasher: FnvHasher| {
+        hasher.write(purpose.as_bytes());
+        hasher.finish()
+    };
+    let (first, second) = (FnvHasher::default(), FnvHasher::with_key(1));
+    let words = [seed, u64::MAX, hash(first), hash(second)];
     TaskRng::from_seed(pack(words))
 }
 

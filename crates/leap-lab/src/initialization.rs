@@ -1,12 +1,13 @@
 //! Initializations as files that say what they came from.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::Hasher;
 use std::path::PathBuf;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::{ModuleSnapshot, SafetensorsStore};
 use burn::tensor::{DType, Tensor};
+use fnv::FnvHasher;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -73,18 +74,15 @@ impl Initialization {
         self.shapes.get(name).map(Vec::as_slice)
     }
 
-    /// What is the same for the same tensors and settings, in whatever order the file has them, to put among an experiment's
-    /// settings.
+    /// What is the same for the same tensors and settings, in whatever order the file has them and with any release of this
+    /// library and of Rust, to put among an experiment's settings.
     pub fn digest(&self) -> String {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FnvHasher::default();
         let tensors = SafeTensors::deserialize(&self.bytes).map(|tensors| tensors.tensors());
         let tensors = BTreeMap::from_iter(tensors.unwrap_or_default());
         for (name, tensor) in &tensors {
-            hasher.write(name.as_bytes());
-            tensor
-                .shape()
-                .iter()
-                .for_each(|side| hasher.write_usize(*side));
+            let shape = format!("{name} {:?} {:?};", tensor.dtype(), tensor.shape());
+            hasher.write(shape.as_bytes());
             hasher.write(tensor.data());
         }
         hasher.write(self.settings.to_string().as_bytes());

@@ -1,18 +1,21 @@
 //! Files that are whole or not there.
 
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use fnv::FnvHasher;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::hash::{START, fnv1a};
 
 /// A checksum: Burn panics on records that are damaged.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
-    fnv1a(START, bytes.iter().copied())
+    let mut hasher = FnvHasher::default();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// Writes a file, with its checksum at the end, under another name and then renames it, so that there is never half of one.

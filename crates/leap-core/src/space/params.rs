@@ -1,15 +1,16 @@
 //! A model's parameters as one vector: the space that paths run through.
 
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use fnv::FnvHasher;
 
 use crate::error::Error;
-use crate::hash::{START, fnv1a};
 
 /// The parameters of a model that are meta-learned, in a fixed order.
 ///
@@ -534,6 +535,8 @@ pub(crate) fn read_back(tensor: Tensor<1>) -> Result<Vec<f64>, Error> {
 
 /// A hash of the values' bits.
 pub(crate) fn digest(values: &[f64]) -> u64 {
-    let bytes = |value: &f64| value.to_bits().to_le_bytes();
-    fnv1a(START, values.iter().flat_map(bytes))
+    let mut hasher = FnvHasher::default();
+    let bytes = values.iter().map(|value| value.to_bits().to_le_bytes());
+    bytes.for_each(|bytes| hasher.write(&bytes));
+    hasher.finish()
 }

@@ -1,12 +1,14 @@
 //! Labelled images in memory.
 
+use std::hash::Hasher;
+
 use burn::data::dataset::{Dataset, DatasetError};
+use fnv::FnvHasher;
 use image::DynamicImage;
 use image::imageops::{FilterType, resize};
 use leap_core::run_rng;
 use rand::seq::SliceRandom;
 
-use crate::digest::Digest;
 use crate::error::DataError;
 
 /// Images of one size, each with its class, in memory as bytes.
@@ -262,14 +264,14 @@ impl Images {
 
     /// A number that is the same for the same images (FNV-1a), to tell whether files have changed.
     pub fn digest(&self) -> u64 {
-        let mut digest = Digest::new();
+        let mut digest = FnvHasher::default();
         let sides = self.shape.iter();
-        sides.for_each(|side| digest.add(&side.to_le_bytes()));
+        sides.for_each(|side| digest.write(&side.to_le_bytes()));
         let names = self.classes.iter();
-        names.for_each(|name| digest.add(name.as_bytes()));
+        names.for_each(|name| digest.write(name.as_bytes()));
         let labels = self.labels.iter();
-        labels.for_each(|label| digest.add(&label.to_le_bytes()));
-        digest.add(&self.pixels);
+        labels.for_each(|label| digest.write(&label.to_le_bytes()));
+        digest.write(&self.pixels);
         digest.finish()
     }
 }

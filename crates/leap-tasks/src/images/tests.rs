@@ -582,6 +582,31 @@ fn folders_of_data_sets() {
     );
 }
 
+/// What is no file is left out, and waits for nobody; a link in an archive is left out, and what it leads to is read.
+#[cfg(unix)]
+#[test]
+fn pipes_and_links_are_left_out() {
+    let png = |value| grey(value, ImageFormat::Png);
+    let dir = folder(&[("a/1.png", png(1)), ("b/1.png", png(2))]);
+    let pipe = dir.path().join("a/2.png");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    assert_eq!(load(&dir).train.labels(), [0, 1]);
+
+    let zipped = tempfile::tempdir().unwrap();
+    let file = fs::File::create(zipped.path().join("all.zip")).unwrap();
+    let mut zip = zip::ZipWriter::new(file);
+    let plain = zip::write::SimpleFileOptions::default();
+    for (name, value) in [("a/1.png", 1), ("b/1.png", 2)] {
+        zip.start_file(name, plain).unwrap();
+        zip.write_all(&png(value)).unwrap();
+    }
+    zip.add_symlink("b/2.png", "../a/1.png", plain).unwrap();
+    zip.finish().unwrap();
+    let read = ImagesConfig::new().load(zipped.path().join("all.zip"));
+    assert_eq!(read.unwrap().train.labels(), [0, 1]);
+}
+
 /// The sample that is part of the crate, and the data sets of a folder outside the repository, where there is one.
 #[test]
 fn published_files_are_read() {

@@ -1,6 +1,9 @@
 //! The data set in memory.
 
-use crate::digest::Digest;
+use std::hash::Hasher;
+
+use fnv::FnvHasher;
+
 use crate::error::DataError;
 use crate::images::Images;
 
@@ -77,13 +80,16 @@ impl Omniglot {
 
     /// A number that is the same for the same names and drawings (FNV-1a), to tell whether files have changed.
     pub fn digest(&self) -> u64 {
-        let mut digest = Digest::new();
-        digest.add(&self.size.to_le_bytes());
+        let mut digest = FnvHasher::default();
+        digest.write(&self.size.to_le_bytes());
         for alphabet in &self.alphabets {
-            digest.add(alphabet.name.as_bytes());
+            digest.write(alphabet.name.as_bytes());
             for character in &alphabet.characters {
-                digest.add(character.name.as_bytes());
-                character.drawings.iter().for_each(|d| digest.add(&d.bits));
+                digest.write(character.name.as_bytes());
+                character
+                    .drawings
+                    .iter()
+                    .for_each(|d| digest.write(&d.bits));
             }
         }
         digest.finish()
