@@ -259,14 +259,19 @@ fn later_methods_search_their_rates_and_go_on_from_an_initialization() {
     let learned = leap_lab::Initialization::read(path).expect("an initialization");
     let tensors = 4 * 4 + 2;
     assert_eq!(learned.shape("log_rates"), Some(&[4 * tensors][..]));
-    let device = burn::tensor::Device::flex();
+    let device = burn::tensor::Device::flex().autodiff();
     let net = leap_models::ConvNetConfig::new()
         .with_filters(4)
         .init(&device);
     let net = net.expect("sound settings");
     let model = leap_core::Rated::new(net, leap_core::RateOf::TensorAndStep, 4);
     let model = learned.load(model.expect("a model"));
-    let rates = model.expect("its model").log_rates.val().into_data();
+    let rates = model
+        .expect("its model")
+        .log_rates
+        .val()
+        .inner()
+        .into_data();
     let rates = rates.try_to_vec::<f32>().expect("floats");
     let moved = rates.iter().filter(|rate| **rate != 0.0).count();
     // No force is felt by the step that leads to the last point.
