@@ -118,7 +118,7 @@ struct Args {
     /// Meta-train from an initialization that this program saved, and not from random parameters
     #[arg(long, value_name = "INIT")]
     from: Option<PathBuf>,
-    /// Leap learns learning rates, too: one for each number, for each tensor of parameters, or for each tensor at each step
+    /// Leap learns learning rates, too: one for each parameter, for each tensor of them, or for each tensor at each step
     #[arg(long, value_name = "parameter|tensor|step")]
     learned_rates: Option<RateOf>,
     /// Only the head is each task's own, drawn anew; the encoder alone is meta-learned
@@ -208,7 +208,7 @@ impl Alphabets {
         config.init(self.data.clone())
     }
 
-    /// How tasks are trained, for any meta-learner, and the initialization with its usual rate where none is given.
+    /// The experiment's trainer, for any meta-learner.
     fn trained<L: Clone>(&self, learner: L, meta_lr: f64) -> MetaTrainer<L> {
         let trainer = MetaTrainer::new(learner)
             .with_meta_batch_size(self.meta_batch)
@@ -219,14 +219,16 @@ impl Alphabets {
             Some(statistics) => trainer.with_held_out_statistics(statistics),
             None => trainer,
         };
-        let shared = vec!["encoder", "log_rates"];
         match self.args.own_head {
-            true => trainer.with_shared(ParamGroup::from_any_predicates(shared)),
+            true => trainer.with_shared(ParamGroup::from_any_predicates(vec![
+                "encoder",
+                "log_rates",
+            ])),
             false => trainer,
         }
     }
 
-    /// The rate of meta-training of a run.
+    /// The learning rate of a run's meta-training: that which was searched for or given, or the usual one.
     fn meta_lr_of(&self, run: &Run, usual: f64) -> f64 {
         run.setting(META_LR).or(self.meta_lr()).unwrap_or(usual)
     }
