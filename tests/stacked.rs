@@ -786,7 +786,8 @@ fn on_every_device() {
             &sinusoids,
             (50.0 * roundoff).max(1e-3),
         );
-        let init = conv_net(device, small());
+        // All kinds of layers; each block more is kernels more to compile.
+        let init = conv_net(device, small().with_layers(2));
         let what = format!("Omniglot on {name}");
         compare(
             &what,
