@@ -533,8 +533,8 @@ fn forward_and_backward<const D: usize>(
 }
 
 /// What the paper's convnet is made of, at its own width, where a GPU has several kernels to choose from: each device
-/// computes what flex computes. Where a GPU is played by software, which takes minutes to compile kernels, one shape
-/// of each does.
+/// computes what flex computes. Where a GPU is played by software, which takes minutes to compile kernels, some
+/// shapes are left out, and said to be.
 #[test]
 fn operations_at_full_width_on_every_device() {
     let devices = leap_tests::devices();

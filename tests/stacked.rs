@@ -102,13 +102,7 @@ fn compare<M: Module, S: TaskSet<M>, L: MetaLearner<M>>(
         (moved, reports, held_out, run.stacks())
     };
     let alone = run(1);
-    // Where kernels are compiled, each number of tasks has its own.
-    let numbers: &[usize] = if leap_core::is_cpu(&device) {
-        &[2, 5]
-    } else {
-        &[5]
-    };
-    for &at_once in numbers {
+    for at_once in [2, 5] {
         let stacked = run(at_once);
         let what = &format!("{what}, {at_once} at once");
         assert!(stacked.3, "{what} was not stacked");
@@ -786,8 +780,7 @@ fn on_every_device() {
             &sinusoids,
             (50.0 * roundoff).max(1e-3),
         );
-        // All kinds of layers; each block more is kernels more to compile.
-        let init = conv_net(device, small().with_layers(2));
+        let init = conv_net(device, small());
         let what = format!("Omniglot on {name}");
         compare(
             &what,
@@ -877,7 +870,7 @@ fn on_every_device() {
             "{name}: {few:.1} kernels launched in a step of short tasks, {many:.1} of long ones"
         );
         assert!(!is_counted || many < 0.8 * few, "{name}: {few} and {many}");
-        // Where memory can be looked at, what is left of it after thirty meta-steps is what was left after two.
+        // Where memory can be looked at, what is left of it after a hundred meta-steps is what was left after two.
         if device.memory_pool_usage().is_none() {
             continue;
         }
@@ -892,9 +885,9 @@ fn on_every_device() {
             let used = device.memory_pool_usage();
             used.map_or(0, |used| used.bytes_in_use)
         };
-        let (before, after) = (used(2), used(28));
-        println!("{name}: {before} bytes in use after 2 meta-steps, {after} after 30");
-        // A tensor that stays after each of them would be three times as much.
+        let (before, after) = (used(2), used(98));
+        println!("{name}: {before} bytes in use after 2 meta-steps, {after} after 100");
+        // A tensor that stays after each of them would be ten times as much.
         assert!(after <= before + 2048, "{name}: {before} grew to {after}");
     }
 }
