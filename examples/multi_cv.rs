@@ -136,6 +136,10 @@ struct Args {
     /// Learning rate of meta-training, with Adam
     #[arg(long, default_value_t = 0.01, value_parser = positive::<f64>)]
     meta_lr: f64,
+    /// Keep the norms of the convolutions' kernels in meta-training: behind normalization they do nothing but make the steps
+    /// of a task smaller, the more they grow
+    #[arg(long)]
+    keep_norms: bool,
     /// Filters in each convolution
     #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
     filters: usize,
@@ -287,6 +291,7 @@ impl Experiment for HeldOutSet {
             "images": args.images,
             "task_lr": args.task_lr,
             "meta_lr": args.meta_lr,
+            "keep_norms": args.keep_norms,
             "model": self.model_config(),
         })
     }
@@ -333,12 +338,19 @@ impl Experiment for HeldOutSet {
             patience: self.args.patience,
         };
         let held_out = self.training(self.args.test_steps);
-        Ok(MetaTrainer::new(learner)
+        let trainer = MetaTrainer::new(learner)
             .with_meta_batch_size(self.args.meta_batch)
             .with_task_training(self.training(self.longest()))
             .with_held_out_training(held_out.with_early_stopping(stopping))
             .with_meta_optimizer(AdamConfig::new().init(), self.args.meta_lr)
-            .with_shared(ParamGroup::from_predicate("encoder")))
+            .with_shared(ParamGroup::from_predicate("encoder"));
+        // The others must not touch the weights that earlier data sets have learned.
+        Ok(match (self.args.keep_norms, learner) {
+            (true, Learner::Method(_)) => {
+                trainer.with_kept_norms(ParamGroup::from_predicate("conv.weight"))
+            }
+            _ => trainer,
+        })
     }
 
     fn meta_train(&self, session: &Session<Self>) -> Result<Net, Error> {

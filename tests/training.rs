@@ -10,7 +10,7 @@ use leap_core::{
     Method, ParamSpace, Purpose, Report, StepLoss, Task, TaskContext, TaskError, TaskSeed, TaskSet,
     project_paths, reinitialize, run_rng, task_copy,
 };
-use leap_models::{ConvNet, ConvNetConfig, Mlp, MlpConfig};
+use leap_models::{ConvBlock, ConvNet, ConvNetConfig, Mlp, MlpConfig};
 use leap_tasks::Sinusoids;
 use leap_tasks::omniglot::{Omniglot, OmniglotSplits, OmniglotTasksConfig};
 use leap_tests::cpu_devices;
@@ -306,6 +306,66 @@ fn an_encoder_is_meta_learned_while_heads_are_the_tasks_own() {
         .fit(init, 1, &OwnHeads(tasks), &lanes)
         .unwrap_err();
     assert!(error.to_string().contains("head.weight"), "{error}");
+}
+
+#[test]
+fn norms_are_kept_and_nothing_else() {
+    let device = flex();
+    let tasks = omniglot().train;
+    let lanes = Lanes::single(&device);
+    let init = conv_net(&device);
+    let trainer = MetaTrainer::new(Leap::new())
+        .with_shared(ParamGroup::from_predicate("encoder"))
+        .with_meta_batch_size(2)
+        .with_task_steps(5)
+        .with_meta_optimizer(SgdConfig::new().init(), 1.0);
+    let keeping = trainer
+        .clone()
+        .with_kept_norms(ParamGroup::from_predicate("conv.weight"));
+    let kernels = |net: &ConvNet| -> Vec<Vec<f64>> {
+        let kernel = |block: &ConvBlock| block.conv.weight.val().into_data();
+        let blocks = net.encoder.blocks.iter().map(kernel);
+        blocks.map(|data| data.iter::<f64>().collect()).collect()
+    };
+    let norm = |values: &Vec<f64>| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let free = trainer.fit(init.clone(), 1, &tasks, &lanes).unwrap();
+    let kept = keeping.fit(init.clone(), 1, &tasks, &lanes).unwrap();
+    let all = [&init, &free, &kept].map(kernels);
+    for ((before, free), kept) in all[0].iter().zip(&all[1]).zip(&all[2]) {
+        let factor = norm(before) / norm(free);
+        assert!((factor - 1.0).abs() > 1e-3, "it would have grown: {factor}");
+        for (free, kept) in free.iter().zip(kept) {
+            assert!(
+                (free * factor - kept).abs() < 1e-6,
+                "{free} {factor} {kept}"
+            );
+        }
+    }
+    // All the rest is as without.
+    let rest = |net: &ConvNet| {
+        let blocks = net.encoder.blocks.iter();
+        let rest = blocks.map(|block| (bits(&block.conv.bias), bits(&block.norm)));
+        (rest.collect::<Vec<_>>(), bits(&net.head))
+    };
+    assert_eq!(rest(&kept), rest(&free));
+    assert_ne!(rest(&kept), rest(&init));
+
+    // The norms stay what they were at the beginning.
+    let later = keeping.fit(init.clone(), 4, &tasks, &lanes).unwrap();
+    assert_ne!(kernels(&later), all[2]);
+    for (before, later) in all[0].iter().zip(&kernels(&later)) {
+        let factor = norm(before) / norm(later);
+        assert!((factor - 1.0).abs() < 1e-5, "{factor}");
+    }
+
+    // What is not meta-learned has none to keep.
+    for group in ["head", "no such parameter"] {
+        let wrong = trainer
+            .clone()
+            .with_kept_norms(ParamGroup::from_predicate(group));
+        let error = wrong.fit(init.clone(), 1, &tasks, &lanes).unwrap_err();
+        assert!(error.to_string().contains("norms"), "{group}: {error}");
+    }
 }
 
 #[test]
