@@ -16,7 +16,7 @@ use burn::tensor::{Device, Tensor};
 use clap::Parser;
 use leap_core::{
     EarlyStopping, InnerLoop, Learned, LearningCurve, LearningPath, MetaLearner, MetaTrainer,
-    Method, ParamSpace, Predict, Task, TaskError,
+    Method, ParamSpace, Predict, Task, TaskError, with_norms_of,
 };
 use leap_lab::{
     Error, Experiment, Run, RunOptions, RunResult, Session, Sweep, Table, end, interruption,
@@ -136,10 +136,10 @@ struct Args {
     /// Learning rate of meta-training, with Adam
     #[arg(long, default_value_t = 0.01, value_parser = positive::<f64>)]
     meta_lr: f64,
-    /// Keep the norms of the convolutions' kernels in meta-training: behind normalization they do nothing but make the steps
-    /// of a task smaller, the more they grow
+    /// Scale the kernels of an encoder, once it is meta-trained, back to the norms that they began with, so that the learning
+    /// rate does behind their normalization what it does from scratch
     #[arg(long)]
-    keep_norms: bool,
+    restore_norms: bool,
     /// Filters in each convolution
     #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
     filters: usize,
@@ -291,7 +291,7 @@ impl Experiment for HeldOutSet {
             "images": args.images,
             "task_lr": args.task_lr,
             "meta_lr": args.meta_lr,
-            "keep_norms": args.keep_norms,
+            "restore_norms": args.restore_norms,
             "model": self.model_config(),
         })
     }
@@ -338,19 +338,12 @@ impl Experiment for HeldOutSet {
             patience: self.args.patience,
         };
         let held_out = self.training(self.args.test_steps);
-        let trainer = MetaTrainer::new(learner)
+        Ok(MetaTrainer::new(learner)
             .with_meta_batch_size(self.args.meta_batch)
             .with_task_training(self.training(self.longest()))
             .with_held_out_training(held_out.with_early_stopping(stopping))
             .with_meta_optimizer(AdamConfig::new().init(), self.args.meta_lr)
-            .with_shared(ParamGroup::from_predicate("encoder"));
-        // The others must not touch the weights that earlier data sets have learned.
-        Ok(match (self.args.keep_norms, learner) {
-            (true, Learner::Method(_)) => {
-                trainer.with_kept_norms(ParamGroup::from_predicate("conv.weight"))
-            }
-            _ => trainer,
-        })
+            .with_shared(ParamGroup::from_predicate("encoder")))
     }
 
     fn meta_train(&self, session: &Session<Self>) -> Result<Net, Error> {
@@ -363,7 +356,7 @@ impl Experiment for HeldOutSet {
                 .with_task_training(self.training(steps))
                 .with_meta_optimizer(SgdConfig::new().init(), 1.0)
         };
-        match (&*session.run().method, scratch) {
+        let init = match (&*session.run().method, scratch.clone()) {
             // One data set after the other, as often as the others see it.
             (HAT | PROGRESSIVE, scratch) => {
                 let sets = self.train.names().count();
@@ -390,7 +383,13 @@ impl Experiment for HeldOutSet {
                 session.meta_train_as(steps, trainer, model, &tasks, finish)
             }
             (_, scratch) => session.meta_train(trainer, scratch, &self.train),
-        }
+        }?;
+        Ok(match (self.args.restore_norms, &init) {
+            (true, Net::Conv(_)) => {
+                with_norms_of(init, &scratch, &ParamGroup::from_predicate("conv.weight"))?
+            }
+            _ => init,
+        })
     }
 }
 

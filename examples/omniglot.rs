@@ -124,10 +124,6 @@ struct Args {
     /// Only the head is each task's own, drawn anew; the encoder alone is meta-learned
     #[arg(long)]
     own_head: bool,
-    /// Keep the norms of the convolutions' kernels in meta-training: behind normalization they do nothing but make the steps
-    /// of a task smaller, the more they grow
-    #[arg(long, conflicts_with = "no_batch_norm")]
-    keep_norms: bool,
     /// Official files, zips or unpacked folders, in place of the data that ship with the program
     #[arg(long, num_args = 1..)]
     data: Vec<PathBuf>,
@@ -223,10 +219,6 @@ impl Alphabets {
             Some(statistics) => trainer.with_held_out_statistics(statistics),
             None => trainer,
         };
-        let trainer = match self.args.keep_norms {
-            true => trainer.with_kept_norms(ParamGroup::from_predicate("conv.weight")),
-            false => trainer,
-        };
         match self.args.own_head {
             true => trainer.with_shared(ParamGroup::from_any_predicates(vec![
                 "encoder",
@@ -265,7 +257,6 @@ impl Experiment for Alphabets {
             // Those that are left to validate on.
             "validated_beside": self.validates().then(|| self.most_alphabets()),
             "own_head": self.args.own_head,
-            "keep_norms": self.args.keep_norms,
             "held_out_statistics": self.args.held_out_statistics,
             "model": self.model,
             "tasks": self.tasks,

@@ -180,12 +180,6 @@ fn what_decides_the_numbers_is_what_resumed_runs_have_in_common() {
                 .clone()
                 .with_shared(ParamGroup::from_predicate("layers.0")),
         ),
-        (
-            "norms are kept",
-            before
-                .clone()
-                .with_kept_norms(ParamGroup::from_predicate("layers.0")),
-        ),
     ];
     for (what, trainer) in changes {
         let what = if what == "learner" { "seed" } else { what };

@@ -91,6 +91,7 @@ pub use seed::{Purpose, TaskRng, TaskSeed, run_rng};
 pub use space::copy::task_copy;
 pub use space::figures::{DeviceFigures, PathFigures};
 pub use space::meta_gradient::MetaGradient;
+pub use space::norms::with_norms_of;
 pub use space::params::{ParamSpace, ParamVector};
 pub use space::path::{LearningPath, PathMeter, Segment};
 pub use space::reinitialize::{reinitialize, reinitialize_new};

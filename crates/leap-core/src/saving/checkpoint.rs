@@ -49,9 +49,6 @@ pub(crate) struct Settings {
     pub meta_optimizer: Vec<f64>,
     /// Paths of the parameters that are meta-learned.
     pub shared: Vec<String>,
-    /// Paths of those whose norms are kept.
-    #[serde(default)]
-    pub kept_norms: Vec<String>,
     /// A digest of the initialization that the run began from.
     pub init: String,
 }
@@ -125,12 +122,6 @@ impl Settings {
             "meta-learned parameters",
             text(&a.shared),
             text(&b.shared),
-        );
-        differ(
-            a.kept_norms != b.kept_norms,
-            "parameters whose norms are kept",
-            text(&a.kept_norms),
-            text(&b.kept_norms),
         );
         differ(
             a.init != b.init,

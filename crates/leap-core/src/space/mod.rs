@@ -3,6 +3,7 @@
 pub(crate) mod copy;
 pub(crate) mod figures;
 pub(crate) mod meta_gradient;
+pub(crate) mod norms;
 pub(crate) mod params;
 pub(crate) mod path;
 pub(crate) mod reinitialize;

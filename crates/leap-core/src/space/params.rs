@@ -11,7 +11,6 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use fnv::FnvHasher;
 
 use crate::error::Error;
-use crate::space::path::SHORTEST;
 
 /// The parameters of a model that are meta-learned, in a fixed order.
 ///
@@ -362,20 +361,6 @@ impl ParamVector {
     pub(crate) fn scaled(self, factors: &[f64]) -> Self {
         let mut factors = factors.iter();
         self.map_params(|tensor| tensor * *factors.next().expect("a factor for each parameter"))
-    }
-
-    /// The vector with each parameter scaled to the Euclidean norm that it has in `other`; zeros stay zeros.
-    pub(crate) fn with_norms_of(self, other: &Self) -> Self {
-        self.check(other);
-        let square = |values: &Tensor<1>| values.clone().powi_scalar(2).sum();
-        let mut others = other.split().into_iter();
-        self.map_params(|values| match others.next() {
-            Some(other) => {
-                let factor = square(&other) / square(&values).clamp_min(SHORTEST);
-                values * factor.sqrt()
-            }
-            None => values,
-        })
     }
 
     /// The vector times a scalar on the device, of shape `[1]`.

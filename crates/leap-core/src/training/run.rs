@@ -38,8 +38,6 @@ pub struct MetaRun<M: Module, L> {
     trainer: MetaTrainer<L>,
     init: M,
     space: Arc<ParamSpace>,
-    /// The part of it whose parameters keep their norms.
-    kept_norms: Option<Arc<ParamSpace>>,
     optimizer: ModuleOptimizer,
     lr: ModuleLrScheduler,
     meta_step: usize,
@@ -110,14 +108,7 @@ impl<M: Module, L: MetaLearner<M>> MetaRun<M, L> {
         }
         let gradient = meta.take(&self.init.devices().remove(0))?;
         let lr = self.lr.step();
-        let moved = self.optimizer.step(lr, self.init.clone(), gradient);
-        self.init = match &self.kept_norms {
-            Some(kept) => {
-                let point = kept.point(&moved)?;
-                point.with_norms_of(&kept.point(&self.init)?).place(moved)
-            }
-            None => moved,
-        };
+        self.init = self.optimizer.step(lr, self.init.clone(), gradient);
         self.meta_step += 1;
         if let Some(checkpoints) = &self.trainer.checkpoints
             && checkpoints.is_due(self.meta_step)
@@ -337,14 +328,12 @@ impl<L: Clone> MetaTrainer<L> {
         }
         let init = task_copy(&init);
         let space = ParamSpace::new(&init, &self.shared)?;
-        let kept_norms = self.kept_norms(&init, &space)?;
         let settings = match &self.checkpoints {
             None => None,
-            Some(_) => Some(self.settings(&init, &space, kept_norms.as_deref())?),
+            Some(_) => Some(self.settings(&init, &space)?),
         };
         Ok(MetaRun {
             space,
-            kept_norms,
             init,
             optimizer: self.meta_optimizer.clone(),
             lr: self.meta_lr.clone(),
@@ -357,29 +346,7 @@ impl<L: Clone> MetaTrainer<L> {
         })
     }
 
-    /// The part of the space whose parameters keep their norms.
-    fn kept_norms<M: Module>(
-        &self,
-        init: &M,
-        space: &ParamSpace,
-    ) -> Result<Option<Arc<ParamSpace>>, Error> {
-        let Some(group) = &self.kept_norms else {
-            return Ok(None);
-        };
-        match space.within(init, group) {
-            Err(Error::NothingShared) => Err(Error::InvalidSetting(
-                "norms are to be kept of parameters of which none is meta-learned".into(),
-            )),
-            kept => kept.map(Some),
-        }
-    }
-
-    fn settings<M: Module>(
-        &self,
-        init: &M,
-        space: &Arc<ParamSpace>,
-        kept_norms: Option<&ParamSpace>,
-    ) -> Result<Settings, Error>
+    fn settings<M: Module>(&self, init: &M, space: &Arc<ParamSpace>) -> Result<Settings, Error>
     where
         L: MetaLearner<M>,
     {
@@ -399,8 +366,6 @@ impl<L: Clone> MetaTrainer<L> {
             task_optimizer: probe(&all, init, &self.inner.optimizer, &lr)?,
             meta_optimizer: probe(space, init, &self.meta_optimizer, &self.meta_lr)?,
             shared: space.paths().map(String::from).collect(),
-            kept_norms: kept_norms
-                .map_or(Vec::new(), |kept| kept.paths().map(String::from).collect()),
             init: format!("{:016x}", digest(&all.point(init)?.to_vec()?)),
         })
     }
@@ -430,7 +395,6 @@ impl<L: Clone> MetaTrainer<L> {
         if let Some(loaded) = checkpoints.load(run.init.clone(), settings, &run.optimizer)? {
             run.init = task_copy(&loaded.init);
             run.space = ParamSpace::new(&run.init, &self.shared)?;
-            run.kept_norms = self.kept_norms(&run.init, &run.space)?;
             run.optimizer = loaded.optimizer;
             run.meta_step = loaded.meta_step;
             for _ in 0..run.meta_step {

@@ -26,8 +26,6 @@ pub struct MetaTrainer<L> {
     /// For held-out tasks, where it is another.
     pub(super) held_out: Option<InnerLoop>,
     pub(super) shared: ParamGroup,
-    /// Of which parameters a meta-step leaves the norms as they are.
-    pub(super) kept_norms: Option<ParamGroup>,
     pub(super) meta_optimizer: ModuleOptimizer,
     pub(super) meta_lr: ModuleLrScheduler,
     pub(super) checkpoints: Option<Checkpoints>,
@@ -50,7 +48,6 @@ impl<L: Clone> MetaTrainer<L> {
             inner: InnerLoop::new(100, SgdConfig::new().init(), 0.1),
             held_out: None,
             shared: ParamGroup::all(),
-            kept_norms: None,
             meta_optimizer: SgdConfig::new().init(),
             meta_lr: 0.1.into(),
             checkpoints: None,
@@ -158,22 +155,6 @@ impl<L: Clone> MetaTrainer<L> {
     /// optimizer moves all of the model.
     pub fn with_shared(mut self, shared: ParamGroup) -> Self {
         self.shared = shared;
-        self
-    }
-
-    /// Keeps the Euclidean norm of each meta-learned parameter in `group`: after a meta-step it is scaled back to what it was
-    /// before (default none is).
-    ///
-    /// This is for weights whose output is normalized, as the kernels of a convolution before batch-normalization: their norm
-    /// does nothing to what the model computes, but the larger it is, the smaller is what a step of a task's optimizer does;
-    /// for SGD the learning rate has the effect of one over the norm's square (van Laarhoven, "L2 Regularization versus Batch
-    /// and Weight Normalization", 2017, arXiv 1706.05350, section 3). Meta-training makes norms larger. With them kept, tasks
-    /// begin with steps of the size that they have from scratch.
-    ///
-    /// A group of which nothing is meta-learned is [`Error::InvalidSetting`](crate::Error::InvalidSetting) when
-    /// meta-training [begins](Self::begin).
-    pub fn with_kept_norms(mut self, group: ParamGroup) -> Self {
-        self.kept_norms = Some(group);
         self
     }
 
