@@ -16,7 +16,7 @@ use clap::Parser;
 use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
     Experiment, Run, RunOptions, Sweep, animate, end, finite, interruption, not_negative, positive,
-    say, up_to,
+    say, share, show_log, up_to,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet};
 use leap_tasks::rl::atari::{AtariConfig, AtariGames, HELD_OUT, set_up, virtual_environment};
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 /// Meta-learning on Atari: each task is a game. The defaults are the paper's, but for its 16 games a meta-batch, its 5 million
 /// steps a game and its 100 meta-steps, which are weeks of training.
 #[derive(Clone, Parser)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 struct Args {
     /// Set up the virtual environment with the Arcade Learning Environment (`$VIRTUAL_ENV`, or else .venv), and end
     #[arg(long)]
@@ -80,7 +80,7 @@ struct Args {
     #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     unroll: usize,
     /// What a reward counts a step later
-    #[arg(long, default_value_t = 0.99, value_parser = not_negative::<f64>)]
+    #[arg(long, default_value_t = 0.99, value_parser = share)]
     discount: f64,
     /// Weight of the policy's entropy
     #[arg(long, default_value_t = 0.01, value_parser = not_negative::<f64>)]
@@ -121,7 +121,7 @@ fn known(name: &str) -> Result<Method> {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    show_log();
     end(run(&Args::parse()))
 }
 

@@ -35,7 +35,7 @@ struct Args {
     #[arg(long, default_value_t = 20, value_parser = positive::<usize>)]
     task_steps: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<4096>)]
     filters: usize,
     /// Where each process computes
     #[arg(long, default_value = "flex")]

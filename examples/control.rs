@@ -17,7 +17,7 @@ use clap::{Parser, ValueEnum};
 use leap_core::{InnerLoop, MetaTrainer, Method, TaskError};
 use leap_lab::{
     Experiment, Run, RunOptions, Sweep, animate, end, finite, interruption, not_negative, positive,
-    up_to,
+    share, show_log, up_to,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer};
 use leap_tasks::rl::{
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 /// Meta-learning of control: each task is an environment with its own physics, or its own looks.
 #[derive(Clone, Parser)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 struct Args {
     /// Environments
     #[arg(long, value_enum, default_value_t = Family::CartPole)]
@@ -65,7 +65,7 @@ struct Args {
     #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
     unroll: usize,
     /// What a reward counts a step later
-    #[arg(long, default_value_t = 0.99, value_parser = not_negative::<f64>)]
+    #[arg(long, default_value_t = 0.99, value_parser = share)]
     discount: f64,
     /// Weight of the policy's entropy
     #[arg(long, default_value_t = 0.01, value_parser = not_negative::<f64>)]
@@ -175,7 +175,7 @@ const TRAIN: u64 = 0;
 const HELD_OUT: u64 = 1;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    show_log();
     end(run(&Args::parse()))
 }
 

@@ -22,7 +22,7 @@ use leap_core::{
 };
 use leap_lab::{
     Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
-    not_negative, positive, up_to,
+    not_negative, positive, show_log, up_to,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::images::{
@@ -58,7 +58,7 @@ const OF_META_TRAINING: [&str; 18] = [
 /// Meta-learning on labelled images: a folder of classes, an archive of it, the files of a published data set, or a folder of
 /// several of these.
 #[derive(Clone, Parser)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 struct Args {
     /// Images, a folder or an archive [default: Omniglot, which ships with the program]
     #[arg(long)]
@@ -78,13 +78,13 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0")]
     seeds: Vec<u64>,
     /// Height and width of the images [default: those of the first image; folders: 32]
-    #[arg(long, value_parser = up_to::<1024>)]
+    #[arg(long, requires = "data", value_parser = up_to::<1024>)]
     image_size: Option<usize>,
     /// Make all images grey
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     grey: bool,
     /// A damaged image is an error, and not left out
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     strict: bool,
     /// Classes in a task
     #[arg(long, default_value_t = 5, value_parser = up_to::<1_000_000>)]
@@ -102,7 +102,7 @@ struct Args {
     #[arg(long, value_parser = up_to::<1_000_000>)]
     train_queries: Option<usize>,
     /// Held-out tasks [default: episodes 600, classes 20]
-    #[arg(long, value_parser = positive::<usize>)]
+    #[arg(long, value_parser = up_to::<1_000_000>)]
     test_tasks: Option<usize>,
     /// Classes for held-out tasks alone [default: a third of all; Omniglot: 423, as in most papers]
     #[arg(long, value_parser = up_to::<1_000_000>)]
@@ -153,7 +153,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Optimizer::Sgd)]
     meta_optimizer: Optimizer,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<4096>)]
     filters: usize,
     /// Convolution blocks
     #[arg(long, default_value_t = 4, value_parser = up_to::<1024>)]
@@ -443,7 +443,7 @@ impl Experiment for OwnImages {
         let trainer = trainer
             .with_shared(ParamGroup::all())
             .with_meta_batch_size(1)
-            .with_task_steps(self.args.meta_batch * self.task_steps)
+            .with_task_steps(self.args.meta_batch.saturating_mul(self.task_steps))
             .with_meta_optimizer(SgdConfig::new().init(), 1.0);
         let model = session.initialize(scratch.clone().with_outputs(classes)?);
         let steps = session.meta_steps();
@@ -455,7 +455,7 @@ impl Experiment for OwnImages {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    show_log();
     let given = Args::command().get_matches();
     end(match Args::from_arg_matches(&given) {
         Ok(args) => ignored(&args, &given).and_then(|()| run(args)),
@@ -518,6 +518,9 @@ fn run(mut args: Args) -> Result<(), TaskError> {
             config.size = Some(model.image_size);
             config.channels = Some(model.channels);
             meta_steps = saved["experiment"]["meta_steps"].as_u64().unwrap_or(1) as usize;
+            if saved["run"]["method"] == "none" {
+                meta_steps = 0;
+            }
             if meta_steps == 0 {
                 let why = "has not been meta-trained: it is of 0 meta-steps";
                 return Err(format!("{} {why}", path.display()).into());

@@ -20,7 +20,7 @@ use leap_core::{
 };
 use leap_lab::{
     Error, Experiment, Initialization, Run, RunOptions, Session, Sweep, end, interruption,
-    none_or_up_to, not_negative, positive, up_to,
+    none_or_up_to, not_negative, positive, show_log, up_to,
 };
 use leap_models::{ConvNet, ConvNetConfig};
 use leap_tasks::DataError;
@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 ///
 /// The defaults are the paper's; --quick is a smaller experiment of about two minutes on 2 cores.
 #[derive(Clone, Parser)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 struct Args {
     /// A smaller experiment; flags given as well have precedence
     #[arg(long)]
@@ -94,7 +94,7 @@ struct Args {
     #[arg(long, default_value_t = 20, value_parser = up_to::<1_000_000>)]
     classes: usize,
     /// Filters in each convolution
-    #[arg(long, default_value_t = 64, value_parser = up_to::<65_536>)]
+    #[arg(long, default_value_t = 64, value_parser = up_to::<4096>)]
     filters: usize,
     /// Convolution blocks
     #[arg(long, default_value_t = 4, value_parser = up_to::<1024>)]
@@ -312,7 +312,7 @@ impl Experiment for Alphabets {
         if run.method == SEQUENTIAL {
             let trainer = trainer
                 .with_meta_batch_size(1)
-                .with_task_steps(self.meta_batch * self.task_steps);
+                .with_task_steps(self.meta_batch.saturating_mul(self.task_steps));
             let tasks = Sequential::new(tasks, self.meta_batch);
             return session.meta_train(trainer, scratch, &tasks);
         }
@@ -334,7 +334,7 @@ impl Experiment for Alphabets {
                 let trainer = trainer
                     .with_shared(ParamGroup::all())
                     .with_meta_batch_size(1)
-                    .with_task_steps(self.meta_batch * self.task_steps)
+                    .with_task_steps(self.meta_batch.saturating_mul(self.task_steps))
                     .with_task_optimizer(self.args.task_optimizer.init(), lr)
                     .with_meta_optimizer(SgdConfig::new().init(), 1.0);
                 let (steps, tasks) = (session.meta_steps(), tasks.mixed());
@@ -346,7 +346,7 @@ impl Experiment for Alphabets {
             Method::Shifting(_) => {
                 let trainer = trainer
                     .with_meta_batch_size(1)
-                    .with_task_steps(self.meta_batch * self.task_steps)
+                    .with_task_steps(self.meta_batch.saturating_mul(self.task_steps))
                     .with_meta_optimizer(SgdConfig::new().init(), 1.0);
                 let tasks = Sequential::new(tasks, self.meta_batch).in_turn();
                 session.meta_train(trainer, scratch, &tasks)
@@ -417,7 +417,7 @@ impl Experiment for WithRates {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    show_log();
     end(run(Args::parse()))
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 const SAMPLE: &str = concat!(
@@ -145,15 +146,36 @@ fn an_initialization_is_adapted_to_other_images() {
     }
 }
 
+/// Norms of the kernels in a run's initialization.
+fn kernel_norms(run: &Path) -> Vec<f64> {
+    let bytes = fs::read(run.join("init.safetensors")).expect("an initialization");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut kernels = file.tensors();
+    kernels.retain(|(name, _)| name.ends_with("conv.weight"));
+    kernels.sort_by(|a, b| a.0.cmp(&b.0));
+    let norm = |bytes: &[u8]| {
+        let floats = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        floats.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+    };
+    assert!(kernels.len() >= 4);
+    kernels
+        .iter()
+        .map(|(_, kernel)| norm(kernel.data()))
+        .collect()
+}
+
 #[test]
 fn data_sets_are_held_out_in_turn() {
     let dir = tempfile::tempdir().expect("a folder");
     let (out, sets) = (dir.path().join("out"), two_sets(dir.path()));
-    let flags = format!(
+    let quick = format!(
         "--data {} --images 60 --meta-steps 2 --meta-batch 2 --filters 4 --test-steps 30 --check-every 5 --patience 2 \
-         --methods leap-energy,finetuning,hat,progressive --lanes 1 --jobs 1",
+         --lanes 1 --jobs 1",
         sets.display()
     );
+    let flags = format!("{quick} --methods leap-energy,finetuning,hat,progressive");
     let said = succeed("multi_cv", &out, &flags);
     assert!(
         said.contains("svhn is not there; it is published at"),
@@ -174,6 +196,49 @@ fn data_sets_are_held_out_in_turn() {
     let again = succeed("multi_cv", &out, &format!("{flags} --resume"));
     let table = |said: &str| said[said.find("Errors in %").expect("a table")..].to_string();
     assert_eq!(table(&again), table(&said));
+
+    // More meta-steps are another run for those that go from set to set, which is said before the others are trained on.
+    let more = run(
+        "multi_cv",
+        &out,
+        &format!("{flags} --resume --meta-steps 3"),
+    );
+    assert!(!more.status.success());
+    let errors = text(&more.stderr);
+    assert!(errors.contains("own.meta_steps: 2 then, 3 now"), "{errors}");
+    let leap = summary(&out.join("clothes"), "leap-energy-seed-0");
+    assert_eq!(leap["meta_steps"], 2);
+
+    // A set of fewer images than a batch has, in meta-training and held out.
+    let few = format!("{quick} --batch 64 --methods leap-energy,hat");
+    succeed("multi_cv", &dir.path().join("few"), &few);
+
+    // A folder that cannot be written to costs no more than its own set.
+    let taken = dir.path().join("taken");
+    fs::create_dir_all(taken.join("more")).expect("a folder");
+    fs::write(taken.join("more/notes.txt"), "mine").expect("a file");
+    let one = run("multi_cv", &taken, &format!("{quick} --methods reptile"));
+    let (said, errors) = (text(&one.stdout), text(&one.stderr));
+    assert!(!one.status.success() && errors.contains("more"), "{errors}");
+    assert!(said.contains("clothes held out"), "{said}");
+
+    // Norms are restored where nothing but an initialization is handed on.
+    let restored = dir.path().join("restored");
+    succeed("multi_cv", &restored, &format!("{flags} --restore-norms"));
+    let kernels = |out: &Path, run: &str| kernel_norms(&out.join("clothes").join(run));
+    let scratch = kernels(&restored, "none-seed-0");
+    for run in ["leap-energy-seed-0", "finetuning-seed-0"] {
+        let [free, kept] = [&out, &restored].map(|out| kernels(out, run));
+        let apart = |norms: &[f64]| {
+            let ratios = norms.iter().zip(&scratch).map(|(a, b)| (a / b - 1.0).abs());
+            ratios.fold(0.0, f64::max)
+        };
+        assert!(apart(&free) > 1e-3, "{free:?} {scratch:?}");
+        assert!(apart(&kept) < 1e-5, "{kept:?} {scratch:?}");
+    }
+    for run in ["hat-seed-0", "progressive-seed-0"] {
+        assert_eq!(kernels(&out, run), kernels(&restored, run));
+    }
 
     let out = dir.path().join("folders");
     let flags = format!(
@@ -263,6 +328,24 @@ fn what_cannot_work_is_said_in_a_line() {
             "images",
             "--layers 9".to_string(),
             "nothing is left of an image",
+        ),
+        ("images", "--image-size 14".to_string(), "--data"),
+        ("images", "--task-steps 1".to_string(), "at least two steps"),
+        (
+            "images",
+            "--methods maml --task-optimizer adam".to_string(),
+            "plain SGD",
+        ),
+        (
+            "images",
+            "--test-tasks 10000000000000000000".to_string(),
+            "it must not be above",
+        ),
+        ("images", "--task-lr -1".to_string(), "--task-lr"),
+        (
+            "multi_cv",
+            format!("--data {sets} --methods warp-leap"),
+            "it is in the example omniglot alone",
         ),
         (
             "multi_cv",

@@ -195,6 +195,21 @@ fn what_cannot_work_is_said_in_a_line() {
             "--overwrite --learned-rates tensor --methods leap,reptile".to_string(),
             "--learned-rates: Leap learns them, reptile does not",
         ),
+        (
+            "--overwrite --learned-rates step --methods leap --task-steps 10000000000000000000"
+                .to_string(),
+            "are the most",
+        ),
+        (
+            "--overwrite --task-steps 1".to_string(),
+            "at least two steps",
+        ),
+        (
+            "--overwrite --methods maml --task-optimizer adam".to_string(),
+            "plain SGD",
+        ),
+        ("--overwrite --task-lr -1".to_string(), "--task-lr"),
+        ("--overwrite --filters 5000".to_string(), "--filters"),
     ];
     for (flags, said) in cases {
         let output = run(sweep(&out, &flags));
@@ -203,6 +218,43 @@ fn what_cannot_work_is_said_in_a_line() {
         assert!(errors.contains(said), "{flags}: {errors}");
         assert!(!errors.contains("panicked"), "{flags}: {errors}");
     }
+    assert!(
+        out.join("results.csv").exists(),
+        "a wrong flag cost the results"
+    );
+}
+
+#[test]
+fn results_are_told_whatever_becomes_of_the_report() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    succeed(start(&out, ONE_RUN));
+    // What is in the way of a picture.
+    std::fs::remove_file(out.join("curves-1.svg")).expect("a picture");
+    std::fs::create_dir(out.join("curves-1.svg")).expect("a folder");
+    let output = run(start(&out, &format!("{ONE_RUN} --resume")));
+    let (said, errors) = (text(&output.stdout), text(&output.stderr));
+    assert!(
+        !output.status.success() && errors.contains("curves-1.svg"),
+        "{errors}"
+    );
+    assert!(said.contains("held out") && said.contains("AUC"), "{said}");
+    // A picture that was damaged is left out of what TensorBoard is told.
+    std::fs::remove_dir(out.join("curves-1.svg")).expect("a folder");
+    let runs = std::fs::read_dir(&out).expect("a folder");
+    let paths = runs.map(|run| run.expect("an entry").path().join("paths.svg"));
+    let paths = Vec::from_iter(paths.filter(|path| path.exists()));
+    assert!(!paths.is_empty());
+    for path in paths {
+        let svg = std::fs::read(&path).expect("a picture");
+        std::fs::write(&path, &svg[..svg.len() / 2]).expect("a file");
+    }
+    let output = run(start(&out, &format!("{ONE_RUN} --resume --tensorboard")));
+    let errors = text(&output.stderr);
+    assert!(
+        output.status.success() && errors.contains("paths of"),
+        "{errors}"
+    );
 }
 
 #[test]

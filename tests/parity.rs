@@ -30,7 +30,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use leap_core::{
     ActorCritic, InnerLoop, Lanes, Maml, MetaGradient, MetaLearner, MetaTrainer, Method,
     ParamSpace, Predict, Purpose, StepLoss, Task, TaskContext, TaskError, TaskRng, TaskSeed,
-    TaskSet, product_roundoff, reinitialize, run_rng, task_copy,
+    TaskSet, is_software, product_roundoff, reinitialize, run_rng, task_copy,
 };
 use leap_models::{ActorCriticConfig, ActorCriticNet, ConvLayer, ConvNetConfig, MlpConfig};
 use leap_tests::{apart, devices};
@@ -538,7 +538,6 @@ fn forward_and_backward<const D: usize>(
 #[test]
 fn operations_at_full_width_on_every_device() {
     let devices = leap_tests::devices();
-    let is_software = |device| leap_core::describe_device(device).contains("llvmpipe");
     let every_device = |what: String, gpus_only: bool, run: &dyn Fn(&Device) -> Vec<Vec<f32>>| {
         let expected = run(&Device::flex().autodiff());
         for (name, device) in &devices.devices {

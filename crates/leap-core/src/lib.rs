@@ -67,7 +67,7 @@ mod training;
 
 pub use devices::cluster::{Cluster, Summation};
 pub use devices::device::{
-    available_devices, describe_device, device, devices, is_cpu, product_roundoff,
+    available_devices, describe_device, device, devices, is_cpu, is_software, product_roundoff,
 };
 pub use devices::generator::with_device_seed;
 pub use devices::lanes::Lanes;

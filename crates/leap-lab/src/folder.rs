@@ -117,9 +117,8 @@ impl RunFolder {
     /// As [`open`](Self::open).
     pub fn run(&self, name: &str, config: &Value) -> Result<Self, Error> {
         let folder = self.below(name);
-        if folder.join(CONFIG).exists() {
-            Self::prepare(&folder.path, config, Existing::Resume)?;
-        } else if has_results(&folder.path)? {
+        self.check_run(name, config)?;
+        if !folder.join(CONFIG).exists() && has_results(&folder.path)? {
             let why = "it is missing, so that nobody knows what the results beside it are of";
             return Err(Error::damaged(folder.join(CONFIG), why));
         }
@@ -128,6 +127,15 @@ impl RunFolder {
         config[FOLDER] = name.into();
         folder.write_json(CONFIG, &config)?;
         Ok(folder)
+    }
+
+    /// That a run can be gone on with, if it is there.
+    pub(crate) fn check_run(&self, name: &str, config: &Value) -> Result<(), Error> {
+        let path = self.join(name);
+        match path.join(CONFIG).exists() {
+            true => Self::prepare(&path, config, Existing::Resume).map(|_| ()),
+            false => Ok(()),
+        }
     }
 
     /// A folder below this one, to be read.
@@ -233,13 +241,18 @@ impl RunFolder {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let whole = text
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'));
-        whole
-            .map(|line| serde_json::from_str(line).map_err(|error| Error::damaged(&path, error)))
-            .collect()
+        let bytes = fs::read(&path).map_err(Error::io(&path))?;
+        // As an editor may leave it.
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let whole = bytes
+            .split_inclusive(|byte| *byte == b'\n')
+            .zip(1..)
+            .filter(|(line, _)| line.ends_with(b"\n") && !line.trim_ascii().is_empty());
+        let read = |(line, number): (&[u8], usize)| {
+            let wrong = |error| Error::damaged(&path, format!("line {number}: {error}"));
+            serde_json::from_slice(line).map_err(wrong)
+        };
+        whole.map(read).collect()
     }
 }
 
@@ -316,7 +329,8 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
     // What a link leads to is not ours to remove, and must not be taken for what is written now.
     let is_run_elsewhere = |entry: &&PathBuf| {
         let config = read_json::<Value>(&entry.join(CONFIG)).ok().flatten();
-        entry.is_symlink() && config.is_some_and(|config| is_marked(&config))
+        let is_ours = config.is_some_and(|config| is_marked(&config));
+        is_ours && (entry.is_symlink() || entry.join("checkpoints").is_symlink())
     };
     if let Some(path) = entries.iter().find(is_run_elsewhere).cloned() {
         return Err(Error::Foreign { path });
@@ -349,13 +363,32 @@ fn clear(path: &Path, pictures: &[String], is_run: bool) -> Result<(), Error> {
         let is_run_below = config.is_some_and(|config| {
             config["run"].is_object() && config[FOLDER].as_str().is_none_or(|of| of == name)
         });
-        if is_run_below || (is_run && name == CURVES) {
+        if is_run && name == CURVES {
+            remove_events(&entry)?;
+            let _ = fs::remove_dir(&entry); // As below.
+        }
+        if is_run_below {
             clear(&entry, &[], true)?;
             let _ = fs::remove_dir(&entry); // It stays where something else is in it.
         }
     }
     Ok(())
 }
+
+/// Removes the event files in a folder.
+fn remove_events(folder: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(EVENTS) && path.is_file() && !path.is_symlink() {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the names of event files begin with.
+const EVENTS: &str = "events.out.tfevents.";
 
 fn is_written_here(name: &str, pictures: &[String]) -> bool {
     let name = name.strip_suffix(".unfinished").unwrap_or(name);
@@ -369,7 +402,7 @@ fn is_written_here(name: &str, pictures: &[String]) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     FILES.contains(&name)
         || numbered.is_some_and(|(_, number)| is_number(number))
-        || name.starts_with("events.out.tfevents.")
+        || name.starts_with(EVENTS)
 }
 
 /// Lists where two configurations differ in what decides the numbers.
@@ -387,6 +420,8 @@ fn compare(place: &str, before: &Value, now: &Value, changes: &mut Vec<String>) 
                 }
             }
         }
+        // A flag that was not known then was off.
+        (Value::Null, Value::Bool(false)) | (Value::Bool(false), Value::Null) => {}
         _ if before != now => changes.push(format!("{place}: {before} then, {now} now")),
         _ => {}
     }
@@ -432,6 +467,9 @@ mod tests {
         let search = RunFolder::open(&opened.join(SEARCH), &search, Existing::Refuse).unwrap();
         search.run("leap-seed-1", &json!({ "run": {} })).unwrap();
         search.write("meta-lr-1.svg", "old").unwrap();
+        for file in ["results.csv", "events.out.tfevents.1.leap"] {
+            run.write(&format!("held-out/{file}"), "").unwrap();
+        }
         let copy = opened.join("my-backup");
         fs::create_dir(&copy).unwrap();
         fs::copy(run.join(CONFIG), copy.join(CONFIG)).unwrap();
@@ -457,6 +495,7 @@ mod tests {
             "poster-2.svg",
             "my-best-3.safetensors",
             "leap-seed-1/notes.json",
+            "leap-seed-1/held-out/results.csv",
             "search/notes.txt",
         ];
         for kept in kept.into_iter().skip(1) {
@@ -475,6 +514,7 @@ mod tests {
             "curves-1.svg",
             "leap-seed-1/held-out-1.safetensors",
             "leap-seed-1/config.json",
+            "leap-seed-1/held-out/events.out.tfevents.1.leap",
             "leap-seed-1/checkpoints/checkpoint-00000001",
             "leap-seed-1/checkpoints/tasks-00000002-0123456789abcdef",
             "leap-seed-1/checkpoints/tasks-held-out-0123456789abcdef",
@@ -515,6 +555,16 @@ mod tests {
             let refused = open(&ours, Existing::Overwrite).unwrap_err();
             assert!(matches!(refused, Error::Foreign { .. }), "{refused}");
             assert!(elsewhere.join(CONFIG).exists());
+            // Nor are checkpoints, and nothing else is removed before it is said.
+            fs::remove_file(ours.join("leap-seed-1")).unwrap();
+            fs::rename(&elsewhere, ours.join("leap-seed-1")).unwrap();
+            let checkpoints = ours.join("leap-seed-1/checkpoints");
+            fs::rename(&checkpoints, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, &checkpoints).unwrap();
+            fs::write(ours.join("results.csv"), "old").unwrap();
+            let refused = open(&ours, Existing::Overwrite).unwrap_err();
+            assert!(matches!(refused, Error::Foreign { .. }), "{refused}");
+            assert!(ours.join("results.csv").exists());
         }
     }
 
@@ -536,6 +586,12 @@ mod tests {
         let other = other.unwrap_err().to_string();
         assert!(other.contains("lr: 0.1 then, 0.2 now"), "{other}");
         assert!(!other.contains("meta_steps"), "{other}");
+        // A flag that a run of an earlier version did not know was off.
+        for (on, accepted) in [(false, true), (true, false)] {
+            let config = json!({ "lr": 0.1, "meta_steps": 3, "new": on });
+            let opened = RunFolder::open(&path, &config, Existing::Resume);
+            assert_eq!(opened.is_ok(), accepted);
+        }
         open(&path, Existing::Resume).unwrap();
 
         // Of a run, the experiment's own; not those of what it begins from.
@@ -560,6 +616,13 @@ mod tests {
         run.write("metrics.jsonl", "1\nx\n").unwrap();
         let damaged = run.read_lines::<u8>("metrics.jsonl").unwrap_err();
         assert!(damaged.to_string().contains("metrics.jsonl is damaged"));
+        assert!(damaged.to_string().contains("line 2"), "{damaged}");
+        run.write("metrics.jsonl", b"1\n\xff\xfe\n").unwrap();
+        let damaged = run.read_lines::<u8>("metrics.jsonl").unwrap_err();
+        assert!(matches!(damaged, Error::Damaged { .. }), "{damaged}");
+        // What an editor leaves is no damage.
+        run.write("metrics.jsonl", "\u{feff}1\r\n\n2\n").unwrap();
+        assert_eq!(run.read_lines::<u8>("metrics.jsonl").unwrap(), [1, 2]);
         assert_eq!(run.read_json::<u8>("nothing.json").unwrap(), None);
     }
 }

@@ -125,6 +125,17 @@ pub fn not_negative<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     number(text, |value| value >= 0.0, "it must not be below 0")
 }
 
+/// A share, for a flag: from 0 to 1.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn share(text: &str) -> Result<f64, String> {
+    match not_negative(text)? {
+        share if share <= 1.0 => Ok(share),
+        _ => Err("it must not be above 1".into()),
+    }
+}
+
 /// A finite number, for a flag.
 ///
 /// # Errors
@@ -169,6 +180,10 @@ mod tests {
         }
         for wrong in ["0", "-1", "inf", "NaN", "many", "1.5", ""] {
             assert!(positive::<usize>(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(share("1"), Ok(1.0));
+        for wrong in ["1.5", "-0.1", "NaN"] {
+            assert!(share(wrong).is_err(), "{wrong}");
         }
         for wrong in ["-0.1", "inf", "-inf", "NaN", "x"] {
             assert!(not_negative::<f64>(wrong).is_err(), "{wrong}");

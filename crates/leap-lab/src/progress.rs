@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use leap_core::Monitor;
 
-use crate::terminal::say;
+use crate::terminal::with_bars;
 
 /// A progress bar on a terminal that can show one, a line now and then elsewhere, of the training steps that a [`Monitor`]
 /// counts.
@@ -40,10 +40,9 @@ impl Progress {
     /// No work yet; it is [added](Self::add) in training steps.
     pub fn new(unit: (String, usize)) -> Self {
         let bar = ProgressBar::new(1000);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %, {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %, {wide_msg}") {
             bar.set_style(style);
         }
-        bar.set_message("…");
         let shared = Arc::new(Shared {
             bar,
             monitor: Arc::default(),
@@ -57,6 +56,7 @@ impl Progress {
             }),
             ended: AtomicBool::new(false),
         });
+        with_bars(|bars| bars.push(shared.bar.clone()));
         let watched = shared.clone();
         let watch = move || {
             while !watched.ended.load(Ordering::Relaxed) {
@@ -94,11 +94,6 @@ impl Progress {
     pub fn tell(&self, message: String) {
         self.shared.lock().message = message;
     }
-
-    /// Prints a line that stays.
-    pub fn say(&self, line: &str) {
-        self.shared.bar.suspend(|| say(line));
-    }
 }
 
 impl Drop for Progress {
@@ -108,6 +103,9 @@ impl Drop for Progress {
             let _ = thread.join();
         }
         self.shared.bar.finish_and_clear();
+        with_bars(|bars| {
+            bars.pop();
+        });
     }
 }
 

@@ -110,9 +110,12 @@ impl Files {
         }
         for entry in std::fs::read_dir(folder).map_err(|e| wrong(&e))? {
             let path = entry.map_err(|e| wrong(&e))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                // Two such names may look the same.
+                return Err(DataError::new(&path, "its name is not in UTF-8"));
+            };
             let here = format!("{below}{name}");
-            if is_of_the_system(&name) {
+            if is_of_the_system(name) {
                 continue;
             }
             // What leads nowhere, or may not be looked at, says so when it is read.
@@ -124,7 +127,7 @@ impl Files {
                     "{} is neither a file nor a folder, and was left out",
                     path.display()
                 );
-            } else if let (0, Some(stem)) = (depth, archive_stem(&name)) {
+            } else if let (0, Some(stem)) = (depth, archive_stem(name)) {
                 if folder.join(stem).is_dir() {
                     let reason = format!("the folder {stem} lies beside it: one of them is enough");
                     return Err(DataError::new(&path, reason));
@@ -152,15 +155,24 @@ impl Files {
 
     fn add_zip(&mut self, file: File, path: &Path, below: &str) -> Result<(), DataError> {
         let wrong = |e: &dyn std::fmt::Display| DataError::new(path, e);
-        let mut zip = ZipArchive::new(BufReader::new(file))
-            .map_err(|e| wrong(&format!("not a sound zip file: {e}")))?;
+        let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| {
+            match archive_stem(&path.to_string_lossy()) {
+                Some(_) => wrong(&format!("not a sound zip file: {e}")),
+                None => wrong(&"it is no folder, zip, tar or gzipped tar"),
+            }
+        })?;
         let (mut names, mut links) = (Vec::new(), Vec::new());
         for i in 0..zip.len() {
             let entry = zip.by_index_raw(i).map_err(|e| wrong(&e))?;
+            // As some programs of Windows write it.
+            let name = entry.name().replace('\\', "/");
             if entry.is_symlink() {
-                links.push(entry.name().to_string());
-            } else if entry.is_file() && !entry.name().split('/').any(is_of_the_system) {
-                names.push((format!("{below}{}", entry.name()), i));
+                links.push(name);
+            } else if entry.is_file()
+                && !name.ends_with('/')
+                && !name.split('/').any(is_of_the_system)
+            {
+                names.push((format!("{below}{name}"), i));
             }
         }
         leave_out(path, &links);
@@ -179,7 +191,9 @@ impl Files {
         let mut links = Vec::new();
         for entry in tar.entries().map_err(|e| wrong(&e))? {
             let mut entry = entry.map_err(|e| wrong(&e))?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let name = String::from_utf8(entry.path_bytes().into_owned());
+            // Two such names may look the same.
+            let name = name.map_err(|e| wrong(&format!("a name in it is not in UTF-8: {e}")))?;
             let name = name.trim_start_matches("./").to_string();
             let kind = entry.header().entry_type();
             if kind.is_dir() || name.split('/').any(is_of_the_system) {
@@ -268,6 +282,47 @@ pub(crate) fn ending(name: &str) -> String {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn archives_are_read_as_a_person_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("windows.zip");
+        let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
+        for (name, bytes) in [("a\\one.txt", "1"), ("a\\b\\two.txt", "22")] {
+            zip.start_file(name, zip::write::SimpleFileOptions::default())
+                .unwrap();
+            zip.write_all(bytes.as_bytes()).unwrap();
+        }
+        zip.finish().unwrap();
+        let files = Files::open(&path).unwrap();
+        assert_eq!(Vec::from_iter(files.names()), ["a/b/two.txt", "a/one.txt"]);
+        assert_eq!(files.read("a/b/two.txt").unwrap(), b"22");
+        for (name, said) in [
+            ("x.tar.bz2", "it is no folder, zip, tar or gzipped tar"),
+            ("x.7z", "it is no folder, zip, tar or gzipped tar"),
+            ("x.zip", "not a sound zip file"),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "BZh9 and so on").unwrap();
+            let error = Files::open(&path).err().unwrap().to_string();
+            assert!(error.contains(said) && error.contains(name), "{error}");
+        }
+    }
+
+    /// Two of them may look the same, and one would be in the other's place.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_that_are_not_utf8_are_an_error() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        for name in [&b"k\xe4se"[..], b"k\xf6se"] {
+            let folder = dir.path().join(std::ffi::OsStr::from_bytes(name));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("1.txt"), "").unwrap();
+        }
+        let error = Files::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("UTF-8"), "{error}");
+    }
 
     #[test]
     fn folders_and_archives_are_the_same() {

@@ -212,8 +212,8 @@ fn best(backend: &str) -> Option<Device> {
     }
 }
 
-#[cfg(feature = "vulkan")]
-fn is_software(device: &Device) -> bool {
+/// Whether a device is a GPU that software plays on the processor, such as Mesa's llvmpipe, by the name of its driver.
+pub fn is_software(device: &Device) -> bool {
     let name = describe_device(device).to_lowercase();
     ["llvmpipe", "swiftshader"]
         .iter()

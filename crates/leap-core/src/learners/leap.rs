@@ -109,9 +109,27 @@ impl<M: Module> MetaLearner<M> for Leap {
         })
     }
 
+    fn check(&self, _model: &M, inner: &InnerLoop) -> Result<(), Error> {
+        check_steps(inner)
+    }
+
     fn stacks(&self) -> bool {
         true
     }
+}
+
+/// That tasks are long enough to have a path.
+pub(super) fn check_steps(inner: &InnerLoop) -> Result<(), Error> {
+    match inner.steps < 2 {
+        true => Err(too_short()),
+        false => Ok(()),
+    }
+}
+
+fn too_short() -> Error {
+    Error::InvalidSetting(
+        "Leap needs tasks of at least two steps: a path's segment joins two of them".into(),
+    )
 }
 
 /// A task's path, from which Leap's meta-gradient grows as training goes.
@@ -235,9 +253,7 @@ impl LeapPath {
                 gradient: forces.map(|t| -t),
                 figures,
             }),
-            _ => Err(Error::InvalidSetting(
-                "Leap needs tasks of at least two steps: a path's segment joins two of them".into(),
-            )),
+            _ => Err(too_short()),
         }
     }
 }

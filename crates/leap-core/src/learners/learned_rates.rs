@@ -13,7 +13,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::error::{Error, TaskError};
-use crate::learners::leap::{Leap, LeapPath, Pull};
+use crate::learners::leap::{Leap, LeapPath, Pull, check_steps};
 use crate::space::params::{ParamSpace, ParamVector};
 use crate::space::path::LearningPath;
 use crate::tasks::curve::LearningCurve;
@@ -70,15 +70,21 @@ impl<N: Module> Rated<N> {
     /// `net` with rates of 1, for tasks of so many steps: steps beyond have the rates of the last.
     ///
     /// # Errors
-    /// [`Error::NothingShared`] if the model has no trainable parameter.
+    /// [`Error::NothingShared`] if the model has no trainable parameter, [`Error::InvalidSetting`] for more rates than a gigabyte
+    /// holds.
     pub fn new(net: N, of: RateOf, steps: usize) -> Result<Self, Error> {
         let space = ParamSpace::new(&net, &ParamGroup::all())?;
         let tensors = space.params().count();
         let rates = match of {
             RateOf::Parameter => space.num_params(),
             RateOf::Tensor => tensors,
-            RateOf::TensorAndStep => tensors * steps.max(1),
+            RateOf::TensorAndStep => tensors.saturating_mul(steps.max(1)),
         };
+        if rates > MOST_RATES {
+            return Err(Error::InvalidSetting(format!(
+                "{rates} learning rates, for {steps} steps; {MOST_RATES} are the most"
+            )));
+        }
         let device = net.devices().remove(0);
         Ok(Self {
             net,
@@ -92,6 +98,9 @@ impl<X, N: Predict<X> + ModuleDisplay> Predict<X> for Rated<N> {
         self.net.predict(inputs)
     }
 }
+
+/// Learning rates, at most.
+const MOST_RATES: usize = 1 << 28;
 
 /// Leap with learned learning rates, for [`Rated`] models that SGD without momentum trains.
 ///
@@ -115,7 +124,7 @@ impl LearnedRates {
     }
 
     /// That so many rates are of what this learner learns them of.
-    fn check(&self, net: &ParamSpace, rates: usize) -> Result<(), Error> {
+    fn check_rates(&self, net: &ParamSpace, rates: usize) -> Result<(), Error> {
         let tensors = net.params().count();
         let fits = match self.of {
             RateOf::Parameter => rates == net.num_params(),
@@ -242,6 +251,19 @@ impl RatedPath {
 }
 
 impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
+    fn check(&self, model: &Rated<N>, inner: &InnerLoop) -> Result<(), Error> {
+        check_steps(inner)?;
+        let net = ParamSpace::new(&model.net, &ParamGroup::all())?;
+        match is_plain_sgd(&net, model, &inner.optimizer, &inner.lr(inner.steps)?)? {
+            true => Ok(()),
+            false => Err(Error::InvalidSetting(
+                "learning rates are learned of tasks that are trained with plain SGD, without momentum, weight decay or \
+                 clipping"
+                    .into(),
+            )),
+        }
+    }
+
     fn learn<T: Task<Rated<N>>>(
         &self,
         space: &Arc<ParamSpace>,
@@ -249,12 +271,8 @@ impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
         model: Rated<N>,
         task: &mut T,
     ) -> Result<Learned<Rated<N>>, TaskError> {
+        MetaLearner::check(self, &model, inner)?;
         let net = ParamSpace::new(&model.net, &ParamGroup::all())?;
-        if !is_plain_sgd(&net, &model, &inner.optimizer, &inner.lr(inner.steps)?)? {
-            let wrong = "learning rates are learned of tasks that are trained with plain SGD, without momentum, weight decay or \
-                         clipping";
-            return Err(Error::InvalidSetting(wrong.into()).into());
-        }
         let shared = space.within(&model.net, &ParamGroup::all())?;
         let mut path = RatedPath {
             leap: self.leap.path(&shared),
@@ -286,7 +304,7 @@ impl<N: Module + ModuleDisplay> MetaLearner<Rated<N>> for LearnedRates {
     ) -> Result<(Rated<N>, LearningCurve), TaskError> {
         let net = ParamSpace::new(&model.net, &ParamGroup::all())?;
         let log_rates = model.log_rates.val().inner();
-        self.check(&net, log_rates.dims()[0])?;
+        self.check_rates(&net, log_rates.dims()[0])?;
         let mut step = inner.breaks.saved().map_or(0, |saved| saved.steps);
         let mut rates = self.rates(&net, &log_rates, 0);
         inner.run_with(model, task, path, |model, grads| {

@@ -18,6 +18,7 @@ use crate::space::path::{LearningPath, PathMeter, SHORTEST};
 use crate::tasks::task::{StepLoss, Task};
 use crate::training::inner::InnerLoop;
 use crate::training::learner::{Learned, MetaLearner};
+use crate::training::probe::is_plain_sgd;
 
 use crate::learners::fomaml::query_gradient;
 
@@ -54,7 +55,28 @@ impl Default for Maml {
     }
 }
 
+impl Maml {
+    fn check_difference(&self) -> Result<(), Error> {
+        match self.difference.is_finite() && self.difference > 0.0 {
+            true => Ok(()),
+            false => Err(Error::InvalidSetting(format!(
+                "a difference of {}, which must be above 0",
+                self.difference
+            ))),
+        }
+    }
+}
+
 impl<M: Module> MetaLearner<M> for Maml {
+    fn check(&self, model: &M, inner: &InnerLoop) -> Result<(), Error> {
+        self.check_difference()?;
+        let all = ParamSpace::new(model, &ParamGroup::all())?;
+        match is_plain_sgd(&all, model, &inner.optimizer, &inner.lr(inner.steps)?)? {
+            true => Ok(()),
+            false => Err(no_sgd()),
+        }
+    }
+
     fn learn<T: Task<M>>(
         &self,
         space: &Arc<ParamSpace>,
@@ -62,10 +84,7 @@ impl<M: Module> MetaLearner<M> for Maml {
         model: M,
         task: &mut T,
     ) -> Result<Learned<M>, TaskError> {
-        if !(self.difference.is_finite() && self.difference > 0.0) {
-            let wrong = format!("a difference of {}, which must be above 0", self.difference);
-            return Err(Error::InvalidSetting(wrong).into());
-        }
+        self.check_difference()?;
         // The way back leads through all parameters that training moves, meta-learned or not.
         let all = ParamSpace::new(&model, &ParamGroup::all())?;
         let mut path = Steps {
@@ -148,14 +167,17 @@ fn check_sgd(steps: &[Step], end: ParamVector, rates: &[Vec<f64>]) -> Result<(),
     }
     for norms in read_back(Tensor::cat(sums, 0))?.chunks_exact(3) {
         if norms[0] > 1e-3 * norms[1] + 1e-6 * norms[2] {
-            return Err(Error::InvalidSetting(
-                "MAML differentiates through tasks that are trained with plain SGD, without \
-                 momentum, weight decay or clipping"
-                    .into(),
-            ));
+            return Err(no_sgd());
         }
     }
     Ok(())
+}
+
+fn no_sgd() -> Error {
+    Error::InvalidSetting(
+        "MAML differentiates through tasks that are trained with plain SGD, without momentum, weight decay or clipping"
+            .into(),
+    )
 }
 
 fn no_fork() -> TaskError {

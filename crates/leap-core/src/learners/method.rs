@@ -100,6 +100,15 @@ impl<M: Module> MetaLearner<M> for Method {
         }
     }
 
+    fn check(&self, model: &M, inner: &InnerLoop) -> Result<(), Error> {
+        match self {
+            Self::Leap(learner) => learner.check(model, inner),
+            Self::Maml(learner) => learner.check(model, inner),
+            Self::WarpLeap(learner) => learner.check(model, inner),
+            _ => Ok(()),
+        }
+    }
+
     fn stacks(&self) -> bool {
         // MAML goes back over a model's steps, which it places by itself; shifting has several models already; the path of
         // Warp-Leap is through a part of its space.

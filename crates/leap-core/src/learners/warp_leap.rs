@@ -10,7 +10,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use crate::error::{Error, TaskError};
-use crate::learners::leap::{Leap, LeapPath};
+use crate::learners::leap::{Leap, LeapPath, check_steps};
 use crate::space::params::{ParamSpace, ParamVector};
 use crate::space::path::LearningPath;
 use crate::space::sum::LongSum;
@@ -89,6 +89,18 @@ impl LearningPath for WarpPath {
 }
 
 impl<M: Module> MetaLearner<M> for WarpLeap {
+    fn check(&self, model: &M, inner: &InnerLoop) -> Result<(), Error> {
+        check_steps(inner)?;
+        let [_, warp] = self.parts();
+        match ParamSpace::new(model, &warp) {
+            Err(Error::NothingShared) => Err(Error::InvalidSetting(format!(
+                "Warp-Leap needs a model with layers that warp, which have `{}` in their paths",
+                self.warp
+            ))),
+            other => other.map(|_| ()),
+        }
+    }
+
     fn learn<T: Task<M>>(
         &self,
         space: &Arc<ParamSpace>,

@@ -159,6 +159,12 @@ impl ParamSpace {
         self.dtype
     }
 
+    /// Whether some of the parameters are of half precision.
+    pub(crate) fn is_half(&self) -> bool {
+        let is_wide = |p: &SharedParam| matches!(p.dtype, DType::F32 | DType::F64);
+        !self.params.iter().all(is_wide)
+    }
+
     /// Ids and paths of the parameters.
     pub fn params(&self) -> impl Iterator<Item = (ParamId, &str)> {
         self.params.iter().map(|p| (p.id, p.path.as_str()))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 
-use crate::error::TaskError;
+use crate::error::{Error, TaskError};
 use crate::space::figures::DeviceFigures;
 use crate::space::params::{ParamSpace, ParamVector};
 use crate::space::path::LearningPath;
@@ -46,6 +46,15 @@ pub trait MetaLearner<M: Module>: Clone + std::fmt::Debug + Send + Sync {
         path: &mut impl LearningPath,
     ) -> Result<(M, LearningCurve), TaskError> {
         inner.run(model, task, path)
+    }
+
+    /// What it needs of the way in which tasks train `model`; asked when meta-training
+    /// [begins](crate::MetaTrainer::begin), before anything is trained. By default nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`] says what is missing.
+    fn check(&self, _model: &M, _inner: &InnerLoop) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Whether several tasks may be learned from [as one](crate::MetaTrainer::with_task_batch), with a model, losses of shape

@@ -304,9 +304,19 @@ impl<L: Clone> MetaTrainer<L> {
     /// [`fit`](Self::fit) take them all.
     ///
     /// # Errors
-    /// [`Error::InvalidSetting`] for settings that cannot work, [`Error::NothingShared`] if no
-    /// trainable parameter of `init` is shared.
+    /// [`Error::InvalidSetting`] for settings that cannot work, or with which the [meta-learner](MetaLearner::check) cannot,
+    /// [`Error::NothingShared`] if no trainable parameter of `init` is shared.
     pub fn begin<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
+    where
+        L: MetaLearner<M>,
+    {
+        let run = self.start(init)?;
+        self.learner.check(&run.init, &self.inner)?;
+        Ok(run)
+    }
+
+    /// As [`begin`](Self::begin), where nothing is meta-learned.
+    fn start<M: Module>(&self, init: M) -> Result<MetaRun<M, L>, Error>
     where
         L: MetaLearner<M>,
     {
@@ -470,7 +480,7 @@ impl<L: Clone> MetaTrainer<L> {
                 "there are no tasks to evaluate".into(),
             ));
         }
-        let run = self.begin(init.clone())?;
+        let run = self.start(init.clone())?;
         let picks = Vec::from_iter(0..tasks.len());
         let (report, _, folder) = run.train_tasks(&picks, Purpose::HeldOut, tasks, lanes, keep)?;
         folder.map_or(Ok(()), TaskFolder::remove)?;
@@ -492,7 +502,7 @@ impl<L: Clone> MetaTrainer<L> {
     where
         L: MetaLearner<M>,
     {
-        let run = self.begin(init.clone())?;
+        let run = self.start(init.clone())?;
         let picks = Vec::from_iter((0..tasks.len().min(count)).map(|i| (i, i)));
         let trainer = self;
         run.on_lanes(

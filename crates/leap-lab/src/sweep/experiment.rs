@@ -19,6 +19,7 @@ use crate::initialization::{Initialization, to_safetensors};
 use crate::progress::Progress;
 use crate::sweep::plan::Sweep;
 use crate::sweep::run::Run;
+use crate::terminal::say;
 use crate::tracking::json_lines::{JsonLines, MetaStepMetrics};
 use crate::tracking::tracker::Tracker;
 
@@ -217,14 +218,14 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
         L: MetaLearner<M>,
         S: TaskSet<M>,
     {
-        let work = (trainer.meta_batch_size() * trainer.task_steps()) as f64;
+        let work = trainer.meta_batch_size() as f64 * trainer.task_steps() as f64;
         // The sweep took the run for one of the experiment's usual trainer.
         let usual = self.trainer()?;
-        let usual = (usual.meta_batch_size() * usual.task_steps()) as f64;
+        let usual = usual.meta_batch_size() as f64 * usual.task_steps() as f64;
         let usual = usual * self.sweep.meta_steps as f64;
         let validated = |times: usize| -> Result<f64, Error> {
             let tasks = self.sweep.validated(self.experiment, self.run, times)?;
-            Ok((tasks * trainer.held_out_steps()) as f64)
+            Ok(tasks as f64 * trainer.held_out_steps() as f64)
         };
         let more = validated(meta_steps)? - validated(self.sweep.meta_steps)?;
         self.progress.add(work * meta_steps as f64 - usual + more);
@@ -263,7 +264,7 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
             let (name, step) = (self.run.name(), meta.meta_step());
             if let Some(bytes) = meta.task_bytes().filter(|_| step == begun + 1) {
                 let mebibytes = bytes as f64 / (1 << 20) as f64;
-                self.progress.say(&format!(
+                say(&format!(
                     "{name}: tasks are trained at once, each takes about {mebibytes:.1} MiB of the device's memory"
                 ));
             }
@@ -308,13 +309,18 @@ impl<E: Experiment + ?Sized> Session<'_, E> {
     /// That of [`Initialization::load`].
     pub fn load(&self, init: &Initialization, model: E::Model) -> Result<E::Model, Error> {
         let trainer = self.trainer()?;
-        let work = self.sweep.meta_steps * trainer.meta_batch_size() * trainer.task_steps();
+        let sizes = [
+            self.sweep.meta_steps,
+            trainer.meta_batch_size(),
+            trainer.task_steps(),
+        ];
+        let work = sizes.map(|size| size as f64).iter().product::<f64>();
         let meta_steps = self.sweep.meta_steps;
         let tasks = self
             .sweep
             .validated(self.experiment, self.run, meta_steps)?;
-        let work = work + tasks * trainer.held_out_steps();
-        self.progress.add(-(work as f64));
+        let work = work + tasks as f64 * trainer.held_out_steps() as f64;
+        self.progress.add(-work);
         init.load(model)
     }
 

@@ -33,7 +33,8 @@ impl Page<'_> {
             let mut board = TensorBoard::new(self.folder.path(), 0)?;
             let figures = sections.iter().flat_map(|s| &s.figures);
             for figure in figures.filter(|f| f.svg.starts_with("<svg")) {
-                board.figure(&figure.description, &figure.svg)?;
+                let shown = board.figure(&figure.description, &figure.svg);
+                shown.unwrap_or_else(|error| log::warn!("{}: {error}", figure.description));
             }
         }
         Ok(())

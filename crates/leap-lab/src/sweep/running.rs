@@ -48,19 +48,22 @@ impl Sweep {
         ));
         let failures = running.run_all();
         let failures = Vec::from_iter(failures.into_iter().map(|failure| failure.told()));
-        running.page().write(true)?;
+        let written = running.page().write(true);
         let (results, left_out) = results::read_all(self, &running.folder)?;
         left_out
             .iter()
             .for_each(|left_out| log::warn!("{left_out}"));
         let is_interrupted = running.interrupted.load(Ordering::Relaxed);
         drop(running);
+        if !is_interrupted && !results.is_empty() {
+            // What was measured, whatever else went wrong.
+            say(&tables::text(&results, self.target));
+        }
         match failures.is_empty() {
             false => return Err(Error::Failed { failures }),
             true if is_interrupted => return Err(Error::Interrupted),
-            true => {}
+            true => written?,
         }
-        say(&tables::text(&results, self.target));
         let out = self.out.display();
         say(&format!("Everything is in {out}; see report.html there"));
         Ok(results)
@@ -289,7 +292,7 @@ impl<'a, E: Experiment> Running<'a, E> {
                 }
             }
         }
-        Ok(Self {
+        let running = Self {
             folder: RunFolder::open(&sweep.out, &config, existing)?,
             sweep,
             experiment,
@@ -303,7 +306,15 @@ impl<'a, E: Experiment> Running<'a, E> {
             unit: experiment.unit(),
             scratch: Mutex::default(),
             interrupted: AtomicBool::new(false),
-        })
+        };
+        // What a search finds is among the settings of a run.
+        if existing == Existing::Resume && sweep.search.is_none() {
+            for run in &running.runs {
+                let config = running.config_of(run);
+                running.folder.check_run(&run.name(), &config)?;
+            }
+        }
+        Ok(running)
     }
 
     /// Finds the value of a setting for each method.
@@ -315,7 +326,8 @@ impl<'a, E: Experiment> Running<'a, E> {
             "first a search for {name}, {count} runs on validation tasks"
         ));
         let failures = searching.run_all();
-        searching.page().write(true)?;
+        let written = searching.page().write(true);
+        written.unwrap_or_else(|error| log::warn!("the report of the search: {error}"));
         // A value with which nothing can be trained is none that is taken; its run has said so.
         let others = failures.into_iter().filter(|f| !f.is_divergence());
         let failures = Vec::from_iter(others.map(Failure::told));
@@ -386,7 +398,7 @@ impl<'a, E: Experiment> Running<'a, E> {
                 match self.run(run) {
                     Ok((summary, is_new)) => {
                         let _one_at_a_time = lock(&writing);
-                        self.progress.say(&tables::line(run, &summary));
+                        say(&tables::line(run, &summary));
                         // All of it is written once more at the end.
                         if is_new && let Err(error) = self.page().write(false) {
                             log::warn!("the report: {error}");
@@ -469,12 +481,13 @@ impl<'a, E: Experiment> Running<'a, E> {
     fn skip(&self, run: &Run, summary: &RunSummary) -> Result<(), Error> {
         let tasks = summary.held_out_tasks.tasks + summary.held_out_tasks.left_out;
         let trainer = self.experiment.trainer(run)?;
-        let trained = summary.meta_steps * trainer.meta_batch_size();
+        let trained = summary.meta_steps as f64 * trainer.meta_batch_size() as f64;
         let validated = self
             .sweep
             .validated(self.experiment, run, summary.meta_steps)?;
-        let steps = (tasks + validated) * trainer.held_out_steps() + trained * trainer.task_steps();
-        self.progress.skip(steps as f64);
+        let tested = (tasks + validated) as f64 * trainer.held_out_steps() as f64;
+        self.progress
+            .skip(tested + trained * trainer.task_steps() as f64);
         Ok(())
     }
 

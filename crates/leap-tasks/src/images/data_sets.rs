@@ -253,7 +253,7 @@ impl DataSetTasks {
             class += set.classes;
         }
         let epoch = most as f64 / self.config.batch_size as f64;
-        parts.steps = epochs.map(|epochs| (epochs * epoch).ceil() as usize);
+        parts.steps = epochs.map(|epochs| ((epochs * epoch).ceil() as usize).max(2));
         Ok(ImageTask::new(parts, context, context.rng()))
     }
 }

@@ -208,7 +208,7 @@ pub(super) fn read_classes(mut found: Found) -> Result<DataSet, DataError> {
         // Every class is there.
         let label = found.classes.binary_search(&class).unwrap_or_default();
         match open(files, name, None) {
-            Ok(image) => found.add(image, label, is_test),
+            Ok(image) => found.add(image, label, is_test)?,
             Err(reason) => found.damaged(name, reason)?,
         }
     }
@@ -282,7 +282,7 @@ pub(super) fn read_gtsrb(mut found: Found) -> Result<DataSet, DataError> {
             _ => beside,
         };
         match open(files, &path, Some(cut)) {
-            Ok(image) => found.add(image, label, is_test),
+            Ok(image) => found.add(image, label, is_test)?,
             Err(reason) => found.damaged(&path, reason)?,
         }
     }

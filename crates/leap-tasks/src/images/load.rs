@@ -97,8 +97,12 @@ impl ImagesConfig {
             () if folders::is_gtsrb(&files) => folders::read_gtsrb(found)?,
             () => folders::read_classes(found)?,
         };
-        let name = path.canonicalize().unwrap_or(path.to_path_buf());
-        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        // `.` and `..` have no name of their own; a link has, whatever it leads to.
+        let whole = match path.file_name() {
+            Some(_) => path.to_path_buf(),
+            None => path.canonicalize().unwrap_or(path.to_path_buf()),
+        };
+        let name = whole.file_name().unwrap_or_default().to_string_lossy();
         data.name = archive_stem(&name).unwrap_or(&name).to_string();
         Ok(data)
     }
@@ -139,6 +143,9 @@ impl ImagesConfig {
     }
 }
 
+/// Pixels of a side of images that are taken as they are, at most.
+const LARGEST_SIDE: u32 = 1024;
+
 /// A data set under way: its files, and the images that were found in them.
 pub(super) struct Found<'a> {
     config: &'a ImagesConfig,
@@ -168,7 +175,23 @@ impl<'a> Found<'a> {
     }
 
     /// Adds an image of a class, for the test or not.
-    pub fn add(&mut self, image: DynamicImage, label: usize, is_test: bool) {
+    ///
+    /// # Errors
+    /// If it is too large to be learned from as it is, and no size was given.
+    pub fn add(
+        &mut self,
+        image: DynamicImage,
+        label: usize,
+        is_test: bool,
+    ) -> Result<(), DataError> {
+        let (height, width) = (image.height(), image.width());
+        if self.config.size.is_none() && height.max(width) > LARGEST_SIDE {
+            let why = format!(
+                "there are images of {height} x {width}: say to what size they are to be brought (--image-size, \
+                 `ImagesConfig::size`)"
+            );
+            return Err(DataError::new(self.files.root(), why));
+        }
         let (config, color) = (self.config, image.color());
         let own = || {
             let [height, width] = config
@@ -184,6 +207,7 @@ impl<'a> Found<'a> {
             &mut self.train
         };
         to.push((brought_to(image, shape), label));
+        Ok(())
     }
 
     /// Notes that an image is damaged; the error if that is one.

@@ -138,7 +138,7 @@ pub(super) fn read_idx(mut found: Found) -> Result<DataSet, DataError> {
             } else {
                 image
             };
-            found.add(image, usize::from(label), is_test(name));
+            found.add(image, usize::from(label), is_test(name))?;
         }
     }
     found.finish()
@@ -244,7 +244,7 @@ pub(super) fn read_cifar(mut found: Found) -> Result<DataSet, DataError> {
             let pixels = (0..3 * PLANE).map(|i| planes[i % 3 * PLANE + i / 3]);
             let image = decoded(pixels.collect(), [32, 32], 3);
             let image = image.ok_or_else(|| files.wrong(name, "it is damaged"))?;
-            found.add(image, label, is_test);
+            found.add(image, label, is_test)?;
         }
     }
     found.finish()
@@ -338,7 +338,7 @@ pub(super) fn read_svhn(mut found: Found) -> Result<DataSet, DataError> {
             let image = decoded(by_rows.collect(), [height, width], 3);
             let image = image.ok_or_else(|| wrong("X is damaged"))?;
             match label {
-                0..=10 => found.add(image, label % 10, is_test),
+                0..=10 => found.add(image, label % 10, is_test)?,
                 _ => return Err(wrong(&format!("a label of {label}"))),
             }
         }

@@ -584,6 +584,39 @@ fn folders_of_data_sets() {
 
 /// What is no file is left out, and waits for nobody; a link in an archive is left out, and what it leads to is read.
 #[cfg(unix)]
+#[cfg(unix)]
+#[test]
+fn a_link_has_its_own_name() {
+    let image = || grey(1, ImageFormat::Png);
+    let dir = folder(&[
+        ("disk/set0/a/1.png", image()),
+        ("disk/set0/b/1.png", image()),
+    ]);
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for name in ["mnist", "svhn"] {
+        std::os::unix::fs::symlink(dir.path().join("disk/set0"), data.join(name)).unwrap();
+    }
+    let sets = ImagesConfig::new().load_each(&data).unwrap();
+    assert_eq!(
+        Vec::from_iter(sets.iter().map(|set| &*set.name)),
+        ["mnist", "svhn"]
+    );
+    // What has no name of its own is called as the folder that it is.
+    let dots = ImagesConfig::new().load(data.join("mnist/a/..")).unwrap();
+    assert_eq!(dots.name, "set0");
+}
+
+#[test]
+fn images_that_are_too_large_to_learn_from_need_a_size() {
+    let large = GrayImage::from_pixel(1025, 3, Luma([7]));
+    let large = written(large.into(), ImageFormat::Png);
+    let dir = folder(&[("a/1.png", large.clone()), ("b/1.png", large)]);
+    assert!(error(&dir).contains("3 x 1025"), "{}", error(&dir));
+    let sized = ImagesConfig::new().with_size(Some([8, 8]));
+    assert_eq!(sized.load(dir.path()).unwrap().train.shape(), [1, 8, 8]);
+}
+
 #[test]
 fn pipes_and_links_are_left_out() {
     let png = |value| grey(value, ImageFormat::Png);
