@@ -467,6 +467,7 @@ mod tests {
         let search = RunFolder::open(&opened.join(SEARCH), &search, Existing::Refuse).unwrap();
         search.run("leap-seed-1", &json!({ "run": {} })).unwrap();
         search.write("meta-lr-1.svg", "old").unwrap();
+        fs::create_dir(run.join("held-out")).unwrap();
         for file in ["results.csv", "events.out.tfevents.1.leap"] {
             run.write(&format!("held-out/{file}"), "").unwrap();
         }
