@@ -40,7 +40,7 @@ impl Progress {
     /// No work yet; it is [added](Self::add) in training steps.
     pub fn new(unit: (String, usize)) -> Self {
         let bar = ProgressBar::new(1000);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %, {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {percent:>3} %, {wide_msg}") {
             bar.set_style(style);
         }
         let shared = Arc::new(Shared {
@@ -132,13 +132,18 @@ impl Shared {
         if let Some(best) = scores.into_values().reduce(f64::max) {
             message += &format!(", best score {best:.1}");
         }
-        message += &format!(", {} left", HumanDuration(left));
+        let left = format!("{} left", HumanDuration(left));
         let share = (done / state.total).min(1.0);
         if !self.bar.is_hidden() {
             self.bar.set_position((1000.0 * share) as u64);
-            self.bar.set_message(message);
+            // What a narrow terminal cuts off comes last.
+            self.bar.set_message(format!("{left}, {message}"));
         } else if state.last_line.is_none_or(|t| t.elapsed().as_secs() >= 10) {
-            let _ = writeln!(std::io::stderr(), "{:3.0} %, {message}", 100.0 * share);
+            let _ = writeln!(
+                std::io::stderr(),
+                "{:3.0} %, {message}, {left}",
+                100.0 * share
+            );
             state.last_line = Some(Instant::now());
         }
     }
