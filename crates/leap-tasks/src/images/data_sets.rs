@@ -21,7 +21,8 @@ pub struct DataSetTasksConfig {
     /// Images in a batch.
     #[config(default = 32)]
     pub batch_size: usize,
-    /// A task is as many times through its images, unless the trainer's steps are fewer; `None` is the trainer's steps.
+    /// A task is as many times through its images, but at least two steps, unless the trainer's steps are fewer; `None` is the
+    /// trainer's steps.
     pub epochs: Option<f64>,
     /// Share of each class's images to validate on, the last in their order: frames of one film, which lie together, are not
     /// trained and validated on both.

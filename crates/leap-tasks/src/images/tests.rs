@@ -582,8 +582,6 @@ fn folders_of_data_sets() {
     );
 }
 
-/// What is no file is left out, and waits for nobody; a link in an archive is left out, and what it leads to is read.
-#[cfg(unix)]
 #[cfg(unix)]
 #[test]
 fn a_link_has_its_own_name() {
@@ -617,6 +615,8 @@ fn images_that_are_too_large_to_learn_from_need_a_size() {
     assert_eq!(sized.load(dir.path()).unwrap().train.shape(), [1, 8, 8]);
 }
 
+/// What is no file is left out, and waits for nobody; a link in an archive is left out, and what it leads to is read.
+#[cfg(unix)]
 #[test]
 fn pipes_and_links_are_left_out() {
     let png = |value| grey(value, ImageFormat::Png);
